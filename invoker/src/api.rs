@@ -62,6 +62,18 @@ pub enum InvokeError {
     ArtefactUnreadable { reason: String },
 }
 
+/// When a caller may ask again whose request could not even be tried.
+const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
+
+impl InvokeError {
+    pub(crate) fn unavailable(reason: &str) -> Self {
+        Self::Unavailable {
+            reason: reason.to_owned(),
+            retry_after: UNAVAILABLE_RETRY,
+        }
+    }
+}
+
 impl std::fmt::Debug for InvokeOutcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("InvokeOutcome")

@@ -11,5 +11,18 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod attempt;
+mod capacity;
+mod config;
+mod environment_task;
+mod failure;
+mod launcher;
+mod log_capture;
+pub mod metrics;
+mod pool;
+mod pool_task;
+mod service;
 
 pub use api::{FunctionError, InvokeError, InvokeOutcome, InvokeRequest, OutcomeBody};
+pub use config::Config;
+pub use service::{Invoker, Parts};

@@ -102,10 +102,23 @@ pub struct FunctionConfiguration {
     pub logging_config: LoggingConfig,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `EnvironmentResponse`: the variables, or why they cannot be shown.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EnvironmentResponse {
+    /// Customer data; absent where there is an error.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub variables: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<EnvironmentError>,
+}
+
+/// Why variables could not be opened, such as a wrapping key that was destroyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EnvironmentError {
+    pub error_code: String,
+    pub message: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +176,7 @@ pub struct AccountUsage {
     pub function_count: u64,
 }
 
-// Requests carry customer data (code, variables): their debug form must not.
+// Requests and variables are customer data: their debug form must not show it.
 macro_rules! opaque_debug {
     ($($name:ident),+) => {$(
         impl std::fmt::Debug for $name {
@@ -173,4 +186,10 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(CreateFunction, UpdateFunctionCode, UpdateFunctionConfiguration, Settings);
+opaque_debug!(
+    CreateFunction,
+    UpdateFunctionCode,
+    UpdateFunctionConfiguration,
+    Settings,
+    EnvironmentResponse
+);

@@ -56,12 +56,17 @@ pub struct ParseReferenceError {
 }
 
 fn refuse(value: &str, expected: &'static str) -> ParseReferenceError {
-    ParseReferenceError { value: value.to_owned(), expected }
+    ParseReferenceError {
+        value: value.to_owned(),
+        expected,
+    }
 }
 
 fn is_name(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 macro_rules! text {
@@ -91,7 +96,9 @@ impl FromStr for AccountId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let valid = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
-        valid.then(|| Self(text.to_owned())).ok_or_else(|| refuse(text, "twelve-digit account"))
+        valid
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| refuse(text, "twelve-digit account"))
     }
 }
 
@@ -103,10 +110,16 @@ impl FromStr for Region {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Two letters, words, a digit: `eu-central-1`, `us-gov-west-1`, `eusc-de-east-1`.
         let parts: Vec<&str> = text.split('-').collect();
-        let number = parts.last().is_some_and(|p| p.len() == 1 && p.as_bytes()[0].is_ascii_digit());
+        let number = parts
+            .last()
+            .is_some_and(|p| p.len() == 1 && p.as_bytes()[0].is_ascii_digit());
         let words = parts.len() >= 3
-            && parts[..parts.len() - 1].iter().all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase()));
-        (number && words).then(|| Self(text.to_owned())).ok_or_else(|| refuse(text, "region such as us-east-1"))
+            && parts[..parts.len() - 1]
+                .iter()
+                .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_lowercase()));
+        (number && words)
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| refuse(text, "region such as us-east-1"))
     }
 }
 
@@ -118,7 +131,12 @@ impl FromStr for FunctionName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         is_name(text, NAME_MAX)
             .then(|| Self(text.to_owned()))
-            .ok_or_else(|| refuse(text, "function name (1 to 64 letters, digits, hyphens, underscores)"))
+            .ok_or_else(|| {
+                refuse(
+                    text,
+                    "function name (1 to 64 letters, digits, hyphens, underscores)",
+                )
+            })
     }
 }
 
@@ -157,7 +175,11 @@ impl fmt::Display for Qualifier {
 
 impl fmt::Display for FunctionArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "arn:aws:lambda:{}:{}:function:{}", self.region, self.account, self.name)
+        write!(
+            f,
+            "arn:aws:lambda:{}:{}:function:{}",
+            self.region, self.account, self.name
+        )
     }
 }
 
@@ -210,7 +232,12 @@ impl FromStr for FunctionRef {
         if !rest.is_empty() {
             return Err(refuse(text, EXPECTED));
         }
-        Ok(Self { region, account, name, qualifier })
+        Ok(Self {
+            region,
+            account,
+            name,
+            qualifier,
+        })
     }
 }
 
@@ -230,7 +257,11 @@ mod tests {
         ] {
             let parsed: FunctionRef = text.parse().unwrap();
             assert_eq!(parsed.name.as_str(), "echo", "{text}");
-            assert_eq!(parsed.qualifier, Some(Qualifier::Version(Version::Latest)), "{text}");
+            assert_eq!(
+                parsed.qualifier,
+                Some(Qualifier::Version(Version::Latest)),
+                "{text}"
+            );
         }
     }
 
@@ -244,10 +275,24 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_the_value_named() {
-        for text in ["", "a b", "arn:aws:s3:::bucket", "arn:aws:lambda", "a:b:c:d:e", "x:bad qualifier", &"n".repeat(65)] {
+        for text in [
+            "",
+            "a b",
+            "arn:aws:s3:::bucket",
+            "arn:aws:lambda",
+            "a:b:c:d:e",
+            "x:bad qualifier",
+            &"n".repeat(65),
+        ] {
             assert!(text.parse::<FunctionRef>().is_err(), "{text}");
         }
-        assert!("a b".parse::<FunctionName>().unwrap_err().to_string().contains("\"a b\""));
+        assert!(
+            "a b"
+                .parse::<FunctionName>()
+                .unwrap_err()
+                .to_string()
+                .contains("\"a b\"")
+        );
     }
 
     #[test]
@@ -264,6 +309,9 @@ mod tests {
             account: "123456789012".parse().unwrap(),
             name: "echo".parse().unwrap(),
         };
-        assert_eq!(arn.qualified(&Version::Number(3)), "arn:aws:lambda:eu-central-1:123456789012:function:echo:3");
+        assert_eq!(
+            arn.qualified(&Version::Number(3)),
+            "arn:aws:lambda:eu-central-1:123456789012:function:echo:3"
+        );
     }
 }

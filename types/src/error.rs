@@ -107,7 +107,12 @@ pub struct ApiError {
 impl ApiError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), reason: None, retry_after: None }
+        Self {
+            code,
+            message: message.into(),
+            reason: None,
+            retry_after: None,
+        }
     }
 
     #[must_use]

@@ -1,1 +1,40 @@
+//! What an environment's file system is made of: a runtime's root and a function's code.
+//!
+//! ```text
+//!  recipes/NAME/recipe.toml ──build──► DIR/NAME/root-<digest>/     a whole root file system, root-owned
+//!                                      DIR/NAME/runtime.json       says which root is current and what is in it
+//!                                             │
+//!                               RuntimeCatalog::get(NAME)
+//!                                             ▼
+//!   environment:   /            the root, mounted read-only
+//!                  /var/task    CodeTree::path(), mounted read-only
+//!                  /tmp /proc /dev   mounted by the jail
+//! ```
+//!
+//! A build happens beside what is there and is renamed when whole: `runtime.json` names an old root or a new one, never half
+//! of one. The root a rebuild replaces stays until the rebuild after it, because environments may still run on it.
+//!
+//! A [`CodeTree`] is a function's code unpacked from its (already authenticated) squashfs image into a directory the
+//! caller provides, which is to be in memory. It is gone when dropped.
+//!
+//! This crate mounts nothing, knows no function and opens no seal.
 
+#![forbid(unsafe_code)]
+
+mod builder;
+mod catalog;
+mod code;
+mod error;
+mod finish;
+mod manifest;
+mod python;
+mod recipe;
+mod sources;
+mod tools;
+
+pub use builder::{Progress, build, check_tools};
+pub use catalog::{InstalledRuntime, RuntimeCatalog};
+pub use code::{CodeTree, UnpackError};
+pub use error::BuildError;
+pub use manifest::{Manifest, Package};
+pub use recipe::Recipe;

@@ -117,7 +117,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
-        std::str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| DecodeError::NotUtf8)
+        std::str::from_utf8(self.bytes()?)
+            .map(str::to_owned)
+            .map_err(|_| DecodeError::NotUtf8)
     }
 
     pub(crate) fn optional(&mut self) -> Result<Option<String>, DecodeError> {
@@ -129,7 +131,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn finish<T>(self, value: T) -> Result<T, DecodeError> {
-        if self.rest.is_empty() { Ok(value) } else { Err(DecodeError::LeftOver(self.rest.len())) }
+        if self.rest.is_empty() {
+            Ok(value)
+        } else {
+            Err(DecodeError::LeftOver(self.rest.len()))
+        }
     }
 }
 
@@ -169,13 +175,17 @@ impl Decoder {
         parse: impl FnOnce(u8, Reader<'_>) -> Result<T, DecodeError>,
     ) -> Result<Option<T>, DecodeError> {
         let arrived = self.buffer.get(self.start..).unwrap_or_default();
-        let Some((prefix, rest)) = arrived.split_first_chunk::<LENGTH>() else { return Ok(None) };
+        let Some((prefix, rest)) = arrived.split_first_chunk::<LENGTH>() else {
+            return Ok(None);
+        };
         let claimed = u32::from_le_bytes(*prefix);
         let length = usize::try_from(claimed).map_err(|_| DecodeError::Length(claimed))?;
         if length == 0 || length > MAX_FRAME {
             return Err(DecodeError::Length(claimed));
         }
-        let Some((kind, body)) = rest.get(..length).and_then(<[u8]>::split_first) else { return Ok(None) };
+        let Some((kind, body)) = rest.get(..length).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
         let frame = parse(*kind, Reader { rest: body })?;
         self.start += LENGTH + length;
         Ok(Some(frame))

@@ -36,6 +36,8 @@ pub struct Invoke {
     pub deadline_ms: u64,
     pub invoked_function_arn: String,
     pub xray_trace_id: String,
+    /// The same trace in W3C form.
+    pub traceparent: Option<String>,
     pub client_context: Option<String>,
     pub cognito_identity: Option<String>,
     pub tenant_id: Option<String>,
@@ -46,26 +48,55 @@ pub struct Invoke {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentFrame {
     /// The Runtime API listens and the runtime process has been started.
-    Hello { version: u32 },
+    Hello {
+        version: u32,
+    },
     /// The runtime asks for an event.
     Idle,
     /// Lines the function printed, as they came out of its pipe.
-    Log { stream: LogStream, bytes: Vec<u8> },
+    Log {
+        stream: LogStream,
+        bytes: Vec<u8>,
+    },
     /// The runtime answers; chunks and an end follow.
-    ResponseHead { request_id: String, content_type: String, mode: ResponseMode },
-    ResponseChunk { bytes: Vec<u8> },
+    ResponseHead {
+        request_id: String,
+        content_type: String,
+        mode: ResponseMode,
+    },
+    ResponseChunk {
+        bytes: Vec<u8>,
+    },
     /// The answer is complete. A streamed answer may end in an error that its trailers describe.
-    ResponseEnd { error_type: Option<String>, error_body: Option<String> },
+    ResponseEnd {
+        error_type: Option<String>,
+        error_body: Option<String>,
+    },
     /// The runtime reports that the function failed on this event.
-    InvocationError { request_id: String, error_type: String, xray_cause: Option<String>, body: Vec<u8> },
+    InvocationError {
+        request_id: String,
+        error_type: String,
+        xray_cause: Option<String>,
+        body: Vec<u8>,
+    },
     /// The runtime reports that it could not get ready.
-    InitError { error_type: String, body: Vec<u8> },
+    InitError {
+        error_type: String,
+        body: Vec<u8>,
+    },
     /// The answer was larger than allowed; the runtime was told 413.
-    ResponseTooLarge { request_id: String, bytes: u64 },
+    ResponseTooLarge {
+        request_id: String,
+        bytes: u64,
+    },
     /// The runtime process is gone: exit code, or minus the signal that ended it.
-    RuntimeExited { status: i32 },
+    RuntimeExited {
+        status: i32,
+    },
     /// The runtime could not be started at all.
-    StartFailed { reason: String },
+    StartFailed {
+        reason: String,
+    },
 }
 
 /// Where the function printed.
@@ -150,16 +181,29 @@ impl Start {
         let version = r.u32()?;
         let command = (0..count(&mut r)?).map(|_| r.text()).collect::<Result<_, _>>()?;
         let directory = r.text()?;
-        let variables =
-            (0..count(&mut r)?).map(|_| Ok((r.text()?, r.text()?))).collect::<Result<_, DecodeError>>()?;
+        let variables = (0..count(&mut r)?)
+            .map(|_| Ok((r.text()?, r.text()?)))
+            .collect::<Result<_, DecodeError>>()?;
         let (function_uid, agent_uid, response_limit) = (r.u32()?, r.u32()?, r.u32()?);
-        r.finish(Self { version, command, directory, variables, function_uid, agent_uid, response_limit })
+        r.finish(Self {
+            version,
+            command,
+            directory,
+            variables,
+            function_uid,
+            agent_uid,
+            response_limit,
+        })
     }
 }
 
 fn count(r: &mut Reader<'_>) -> Result<u32, DecodeError> {
     let items = r.u32()?;
-    if items > MAX_ITEMS { Err(DecodeError::Value("number of items")) } else { Ok(items) }
+    if items > MAX_ITEMS {
+        Err(DecodeError::Value("number of items"))
+    } else {
+        Ok(items)
+    }
 }
 
 impl Invoke {
@@ -170,6 +214,7 @@ impl Invoke {
             w.u64(self.deadline_ms);
             w.bytes(self.invoked_function_arn.as_bytes());
             w.bytes(self.xray_trace_id.as_bytes());
+            w.optional(self.traceparent.as_deref());
             w.optional(self.client_context.as_deref());
             w.optional(self.cognito_identity.as_deref());
             w.optional(self.tenant_id.as_deref());
@@ -183,6 +228,7 @@ impl Invoke {
             deadline_ms: r.u64()?,
             invoked_function_arn: r.text()?,
             xray_trace_id: r.text()?,
+            traceparent: r.optional()?,
             client_context: r.optional()?,
             cognito_identity: r.optional()?,
             tenant_id: r.optional()?,
@@ -207,7 +253,11 @@ impl AgentFrame {
                 });
                 w.bytes(bytes);
             }),
-            Self::ResponseHead { request_id, content_type, mode } => frame(out, kind::RESPONSE_HEAD, |w| {
+            Self::ResponseHead {
+                request_id,
+                content_type,
+                mode,
+            } => frame(out, kind::RESPONSE_HEAD, |w| {
                 w.bytes(request_id.as_bytes());
                 w.bytes(content_type.as_bytes());
                 w.u8(match mode {
@@ -216,11 +266,19 @@ impl AgentFrame {
                 });
             }),
             Self::ResponseChunk { bytes } => frame(out, kind::RESPONSE_CHUNK, |w| w.bytes(bytes)),
-            Self::ResponseEnd { error_type, error_body } => frame(out, kind::RESPONSE_END, |w| {
+            Self::ResponseEnd {
+                error_type,
+                error_body,
+            } => frame(out, kind::RESPONSE_END, |w| {
                 w.optional(error_type.as_deref());
                 w.optional(error_body.as_deref());
             }),
-            Self::InvocationError { request_id, error_type, xray_cause, body } => {
+            Self::InvocationError {
+                request_id,
+                error_type,
+                xray_cause,
+                body,
+            } => {
                 frame(out, kind::INVOCATION_ERROR, |w| {
                     w.bytes(request_id.as_bytes());
                     w.bytes(error_type.as_bytes());
@@ -237,7 +295,9 @@ impl AgentFrame {
                 w.u64(*bytes);
             }),
             Self::RuntimeExited { status } => {
-                frame(out, kind::RUNTIME_EXITED, |w| w.u32(u32::from_le_bytes(status.to_le_bytes())));
+                frame(out, kind::RUNTIME_EXITED, |w| {
+                    w.u32(u32::from_le_bytes(status.to_le_bytes()));
+                });
             }
             Self::StartFailed { reason } => frame(out, kind::START_FAILED, |w| w.bytes(reason.as_bytes())),
         }
@@ -249,24 +309,36 @@ impl AgentFrame {
             let frame = match kind {
                 kind::HELLO => Self::Hello { version: r.u32()? },
                 kind::IDLE => Self::Idle,
-                kind::LOG => Self::Log { stream: log_stream(r.u8()?)?, bytes: r.bytes()?.to_vec() },
+                kind::LOG => Self::Log {
+                    stream: log_stream(r.u8()?)?,
+                    bytes: r.bytes()?.to_vec(),
+                },
                 kind::RESPONSE_HEAD => Self::ResponseHead {
                     request_id: r.text()?,
                     content_type: r.text()?,
                     mode: response_mode(r.u8()?)?,
                 },
-                kind::RESPONSE_CHUNK => Self::ResponseChunk { bytes: r.bytes()?.to_vec() },
-                kind::RESPONSE_END => {
-                    Self::ResponseEnd { error_type: r.optional()?, error_body: r.optional()? }
-                }
+                kind::RESPONSE_CHUNK => Self::ResponseChunk {
+                    bytes: r.bytes()?.to_vec(),
+                },
+                kind::RESPONSE_END => Self::ResponseEnd {
+                    error_type: r.optional()?,
+                    error_body: r.optional()?,
+                },
                 kind::INVOCATION_ERROR => Self::InvocationError {
                     request_id: r.text()?,
                     error_type: r.text()?,
                     xray_cause: r.optional()?,
                     body: r.bytes()?.to_vec(),
                 },
-                kind::INIT_ERROR => Self::InitError { error_type: r.text()?, body: r.bytes()?.to_vec() },
-                kind::RESPONSE_TOO_LARGE => Self::ResponseTooLarge { request_id: r.text()?, bytes: r.u64()? },
+                kind::INIT_ERROR => Self::InitError {
+                    error_type: r.text()?,
+                    body: r.bytes()?.to_vec(),
+                },
+                kind::RESPONSE_TOO_LARGE => Self::ResponseTooLarge {
+                    request_id: r.text()?,
+                    bytes: r.u64()?,
+                },
                 kind::RUNTIME_EXITED => Self::RuntimeExited { status: r.i32()? },
                 kind::START_FAILED => Self::StartFailed { reason: r.text()? },
                 unknown => return Err(DecodeError::Kind(unknown)),

@@ -23,13 +23,20 @@
 //! never allocates more than what has arrived. This crate does no I/O.
 
 #![forbid(unsafe_code)]
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation))]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::indexing_slicing,
+        clippy::cast_possible_truncation
+    )
+)]
 
 mod codec;
 mod frame;
 
 pub use codec::{DecodeError, Decoder};
-pub use frame::{AgentFrame, Invoke, LogStream, InvokerFrame, ResponseMode, Start};
+pub use frame::{AgentFrame, Invoke, InvokerFrame, LogStream, ResponseMode, Start};
 
 /// Largest frame, bytes: the largest payload (6 MB + 100) and room for headers.
 pub const MAX_FRAME: usize = 8 * 1024 * 1024;

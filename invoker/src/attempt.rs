@@ -1,0 +1,252 @@
+//! One invocation in one environment, from its START line to its REPORT line.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use sandbox::{AgentFrame, Environment, Invoke, InvokerFrame};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+use types::Clock;
+
+use crate::{
+    FunctionError, InvokeError, InvokeOutcome, InvokeRequest,
+    failure::Failure,
+    log_capture::{LogCapture, Report},
+    metrics,
+    service::ConcurrencySlot,
+};
+
+/// A request on its way to an environment, and where its outcome goes.
+pub(crate) struct Job {
+    /// Names the job in its pool.
+    pub(crate) ticket: u64,
+    pub(crate) request: InvokeRequest,
+    pub(crate) reply: oneshot::Sender<Result<InvokeOutcome, InvokeError>>,
+    /// Held until the invocation has ended, whether or not its caller still waits.
+    pub(crate) slot: ConcurrencySlot,
+    /// The invocation as traces show it; what happens in the environment is a part of it.
+    pub(crate) span: tracing::Span,
+}
+
+/// Whether the environment may run another invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Reusable,
+    Broken,
+}
+
+/// What the runtime answered.
+struct Answer {
+    content_type: String,
+    chunks: Vec<Bytes>,
+}
+
+/// How far an invocation has come.
+#[derive(Default)]
+struct Progress {
+    answer: Option<Answer>,
+    /// The answer, or the failure, is whole.
+    done: bool,
+    failure: Option<Failure>,
+}
+
+/// Runs one invocation. `init` is the duration of the init phase if this is the environment's first.
+pub(crate) async fn run(
+    environment: &mut Environment,
+    logs: &mut LogCapture,
+    clock: &dyn Clock,
+    init: Option<Duration>,
+    job: Job,
+) -> Verdict {
+    let Job {
+        request, reply, slot, ..
+    } = job;
+    let mut reply = Some(reply);
+    let begun = Instant::now();
+    let deadline = begun + request.function.timeout;
+    logs.start(request.request_id);
+
+    let mut progress = Progress::default();
+    let event = InvokerFrame::Invoke(event(&request, clock));
+    let verdict = match environment.send(&event).await {
+        Err(_) => {
+            progress.failure = Some(ending(environment, None));
+            Verdict::Broken
+        }
+        Ok(()) => loop {
+            let frame = match timeout_at(deadline, environment.recv()).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    if !progress.done {
+                        progress.failure = Some(Failure::TimedOut(request.function.timeout));
+                    }
+                    break Verdict::Broken;
+                }
+            };
+            match frame {
+                Ok(AgentFrame::Idle) => break Verdict::Reusable,
+                Ok(AgentFrame::Log { stream, bytes }) => logs.printed(stream, &bytes),
+                Ok(AgentFrame::RuntimeExited { status }) => {
+                    if !progress.done {
+                        progress.failure = Some(ending(environment, Some(status)));
+                    }
+                    break Verdict::Broken;
+                }
+                Ok(frame) => progress.take(frame),
+                Err(_) => {
+                    if !progress.done {
+                        progress.failure = Some(ending(environment, None));
+                    }
+                    break Verdict::Broken;
+                }
+            }
+            // The caller need not wait for the runtime to come back for its next event, unless it wants the whole log.
+            if progress.done
+                && !request.log_tail
+                && let Some(reply) = reply.take()
+            {
+                progress.answer_to(&request, None, reply);
+            }
+        },
+    };
+
+    let duration = begun.elapsed();
+    if let Some(line) = progress
+        .failure
+        .as_ref()
+        .and_then(|failure| failure.log_line(request.request_id))
+    {
+        logs.platform(line);
+    }
+    logs.end(&Report {
+        request: request.request_id,
+        duration,
+        init,
+        memory_peak: environment.memory_peak(),
+        failure: progress.failure.as_ref().map(Failure::status),
+        xray: &request.trace.xray,
+    });
+    let cause = progress.failure.as_ref().map(Failure::cause);
+    metrics::invocation(request.function.arn.name.as_str(), duration, cause);
+    if let Some(reply) = reply {
+        progress.answer_to(&request, request.log_tail.then(|| logs.tail()), reply);
+    }
+    drop(slot);
+    verdict
+}
+
+fn event(request: &InvokeRequest, clock: &dyn Clock) -> Invoke {
+    let deadline = clock.now() + request.function.timeout;
+    Invoke {
+        request_id: request.request_id.to_string(),
+        deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        invoked_function_arn: request.invoked_arn.clone(),
+        xray_trace_id: request.trace.xray.clone(),
+        traceparent: Some(request.trace.traceparent.clone()),
+        client_context: request.client_context.clone(),
+        cognito_identity: None,
+        tenant_id: None,
+        payload: request.payload.to_vec(),
+    }
+}
+
+/// Why a runtime, or the whole environment, is gone.
+pub(crate) fn ending(environment: &Environment, status: Option<i32>) -> Failure {
+    if environment.out_of_memory() {
+        return Failure::OutOfMemory;
+    }
+    status.map_or(Failure::EnvironmentLost, |status| Failure::Exited { status })
+}
+
+impl Progress {
+    /// Takes a frame that belongs to the answer.
+    fn take(&mut self, frame: AgentFrame) {
+        match frame {
+            AgentFrame::ResponseHead { content_type, .. } if !self.done => {
+                self.answer = Some(Answer {
+                    content_type,
+                    chunks: Vec::new(),
+                });
+            }
+            AgentFrame::ResponseChunk { bytes } if !self.done => {
+                if let Some(answer) = &mut self.answer {
+                    answer.chunks.push(bytes.into());
+                }
+            }
+            AgentFrame::ResponseEnd {
+                error_type,
+                error_body,
+            } if !self.done => {
+                self.done = true;
+                self.failure = error_type.map(|error_type| Failure::Reported {
+                    error_type,
+                    body: error_body.unwrap_or_default().into(),
+                });
+            }
+            AgentFrame::InvocationError { error_type, body, .. } if !self.done => {
+                self.done = true;
+                self.failure = Some(Failure::Reported {
+                    error_type,
+                    body: body.into(),
+                });
+            }
+            AgentFrame::ResponseTooLarge { .. } if !self.done => {
+                self.done = true;
+                self.failure = Some(Failure::ResponseTooLarge);
+            }
+            // A runtime that reports an init error while it runs an event failed on that event.
+            AgentFrame::InitError { error_type, body } if !self.done => {
+                self.done = true;
+                self.failure = Some(Failure::Reported {
+                    error_type,
+                    body: body.into(),
+                });
+            }
+            other => tracing::debug!(?other, "a frame that the invocation has no use for"),
+        }
+    }
+
+    /// Answers the caller, if it still waits.
+    fn answer_to(
+        &self,
+        request: &InvokeRequest,
+        log_tail: Option<Bytes>,
+        reply: oneshot::Sender<Result<InvokeOutcome, InvokeError>>,
+    ) {
+        let (content_type, chunks, function_error) = match (&self.failure, &self.answer) {
+            (Some(failure), _) => {
+                let body = failure.body(request.request_id);
+                (
+                    "application/json".to_owned(),
+                    vec![body],
+                    Some(FunctionError::Unhandled),
+                )
+            }
+            (None, Some(answer)) => (answer.content_type.clone(), answer.chunks.clone(), None),
+            (None, None) => ("application/json".to_owned(), Vec::new(), None),
+        };
+        let outcome = InvokeOutcome {
+            executed_version: request.function.version,
+            function_error,
+            log_tail,
+            content_type,
+            body: futures::stream::iter(chunks).map(Ok).boxed(),
+        };
+        // Nobody waits any more: the function ran all the same.
+        let _ = reply.send(Ok(outcome));
+    }
+}
+
+/// An answer to a request whose environment failed in its init phase.
+pub(crate) fn answer_failed_init(job: Job, failure: &Failure, logs: Option<Bytes>) {
+    let progress = Progress {
+        answer: None,
+        done: true,
+        failure: Some(failure.clone()),
+    };
+    let tail = if job.request.log_tail { logs } else { None };
+    progress.answer_to(&job.request, tail, job.reply);
+}

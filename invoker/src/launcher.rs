@@ -1,0 +1,120 @@
+//! Gets everything a new environment needs (memory, code, variables) and starts it.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
+
+use control::ControlPlane;
+use sandbox::{CodeTree, Environment, EnvironmentSpec, Isolation, StartError};
+use tokio::sync::Mutex;
+use types::FunctionSpec;
+
+use crate::{
+    InvokeError,
+    capacity::{Capacity, MemoryShare},
+};
+
+/// Opens artefacts and starts environments, for all pools of a worker.
+pub(crate) struct Launcher {
+    control: ControlPlane,
+    isolation: Arc<dyn Isolation>,
+    /// In the worker's memory: one directory for each deployment that has environments.
+    code_directory: PathBuf,
+    capacity: Capacity,
+}
+
+/// The unsealed code of one deployment, while environments need it.
+#[derive(Default)]
+pub(crate) struct CodeCell(Mutex<Weak<CodeTree>>);
+
+/// A started environment and the memory set aside for it.
+pub(crate) struct Launched {
+    pub(crate) environment: Environment,
+    pub(crate) memory: MemoryShare,
+}
+
+impl Launcher {
+    pub(crate) fn new(
+        control: ControlPlane,
+        isolation: Arc<dyn Isolation>,
+        code_directory: PathBuf,
+        capacity: Capacity,
+    ) -> Self {
+        Self {
+            control,
+            isolation,
+            code_directory,
+            capacity,
+        }
+    }
+
+    /// Starts one environment; its init phase has begun when this returns.
+    pub(crate) async fn launch(
+        &self,
+        function: &Arc<FunctionSpec>,
+        code: &CodeCell,
+        log_stream: String,
+    ) -> Result<Launched, InvokeError> {
+        let memory = self.capacity.reserve(function.memory).await?;
+        let code = self.code(function, code).await?;
+        let variables = self.control.open_variables(function).map_err(unreadable)?;
+        let spec = EnvironmentSpec {
+            function: function.clone(),
+            variables,
+            code,
+            log_stream,
+        };
+        let environment = self
+            .isolation
+            .start(spec)
+            .await
+            .map_err(|error| self.start_failed(error))?;
+        Ok(Launched { environment, memory })
+    }
+
+    /// The code that other environments of the deployment use already, or a fresh copy.
+    async fn code(
+        &self,
+        function: &Arc<FunctionSpec>,
+        cell: &CodeCell,
+    ) -> Result<Arc<CodeTree>, InvokeError> {
+        // Held while unsealing, so that many cold starts at once unseal once.
+        let mut cell = cell.0.lock().await;
+        if let Some(tree) = cell.upgrade() {
+            return Ok(tree);
+        }
+        let (control, function) = (self.control.clone(), function.clone());
+        let directory = self.code_directory.join(function.deployment.to_string());
+        let tree = tokio::task::spawn_blocking(move || {
+            let image = control.open_code_image(&function).map_err(unreadable)?;
+            CodeTree::unpack(&image, directory).map_err(unreadable)
+        })
+        .await
+        .map_err(unreadable)??;
+        let tree = Arc::new(tree);
+        *cell = Arc::downgrade(&tree);
+        Ok(tree)
+    }
+
+    fn start_failed(&self, error: StartError) -> InvokeError {
+        if let StartError::RuntimeNotInstalled { runtime } = error {
+            return InvokeError::RuntimeNotInstalled {
+                runtime,
+                installed: self.isolation.runtimes().join(", "),
+            };
+        }
+        // A person must look: the function cannot help it, and asking again may not either.
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "an environment could not be started"
+        );
+        InvokeError::unavailable("an environment could not be started")
+    }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> InvokeError {
+    InvokeError::ArtefactUnreadable {
+        reason: error.to_string(),
+    }
+}

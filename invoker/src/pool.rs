@@ -1,0 +1,173 @@
+//! The pool of one deployment's environments, as a state machine without I/O.
+//!
+//! ```text
+//!                 Request                         Started / Idle
+//!                    │                                  │
+//!          ┌─────────▼─────────┐   oldest waits   ┌─────▼────┐
+//!          │ waiting (FIFO)    ├──────Dispatch───►│  busy    │──Idle──► idle (most recent first) ──expired──► Stop
+//!          └─────────┬─────────┘                  └──────────┘
+//!                    │ more waiting than starting
+//!                    └──────Start──► starting ──Started──► …        ──StartFailed──► Fail(oldest waiting)
+//! ```
+//!
+//! Rules:
+//! - An environment runs one invocation at a time, and only invocations of this deployment.
+//! - A request takes an idle environment if there is one, else it waits. It is not bound to the environment that was started
+//!   for it: whichever becomes free first takes the oldest request, so a slow cold start delays nobody who could run warm.
+//! - There are never more environments starting than requests waiting for them.
+//! - A failed start costs the oldest waiting request, which learns why; the others still have starts of their own.
+//! - A retired pool serves whom it has accepted, starts no environment to keep, and empties.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    hash::Hash,
+    time::Duration,
+};
+
+/// Names an environment within its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct EnvironmentId(pub(crate) u64);
+
+/// What happens to a pool. `R` names a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Input<R> {
+    /// A request wants an environment.
+    Request(R),
+    /// The caller of a waiting request is gone.
+    Cancelled(R),
+    /// An environment finished its init phase, or its invocation, and can take the next one.
+    Idle(EnvironmentId),
+    /// An environment could not be started, or failed in its init phase. It is gone.
+    StartFailed(EnvironmentId),
+    /// An environment that had been started is gone, or must not be used again.
+    Gone(EnvironmentId),
+    /// Time has passed.
+    Tick,
+    /// Memory is short: give back the environment that has been idle longest.
+    ShedOne,
+    /// The deployment was replaced or deleted, or the worker stops.
+    Retire,
+}
+
+/// What a pool wants done, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action<R> {
+    Start(EnvironmentId),
+    Dispatch {
+        request: R,
+        environment: EnvironmentId,
+    },
+    /// Answer the request with the reason for which this environment's start failed.
+    Fail {
+        request: R,
+        environment: EnvironmentId,
+    },
+    Stop(EnvironmentId),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct EnvironmentPool<R> {
+    idle_timeout: Duration,
+    retired: bool,
+    next_id: u64,
+    waiting: VecDeque<R>,
+    starting: HashSet<EnvironmentId>,
+    busy: HashMap<EnvironmentId, R>,
+    /// Least recently used first, each with the time it became idle.
+    idle: VecDeque<(EnvironmentId, Duration)>,
+}
+
+impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
+    /// A pool without environments. An environment that was idle for `idle_timeout` is stopped.
+    pub(crate) fn new(idle_timeout: Duration) -> Self {
+        Self {
+            idle_timeout,
+            retired: false,
+            next_id: 0,
+            waiting: VecDeque::new(),
+            starting: HashSet::new(),
+            busy: HashMap::new(),
+            idle: VecDeque::new(),
+        }
+    }
+
+    /// Takes one input at `now` (any monotonic time) and appends what is to be done to `actions`.
+    pub(crate) fn handle(&mut self, now: Duration, input: Input<R>, actions: &mut Vec<Action<R>>) {
+        match input {
+            Input::Request(request) => self.waiting.push_back(request),
+            Input::Cancelled(request) => self.waiting.retain(|waiting| *waiting != request),
+            Input::Idle(environment) => {
+                if self.starting.remove(&environment) || self.busy.remove(&environment).is_some() {
+                    self.idle.push_back((environment, now));
+                }
+            }
+            Input::StartFailed(environment) => {
+                if self.starting.remove(&environment)
+                    && let Some(request) = self.waiting.pop_front()
+                {
+                    actions.push(Action::Fail { request, environment });
+                }
+            }
+            Input::Gone(environment) => {
+                self.starting.remove(&environment);
+                self.busy.remove(&environment);
+                self.idle.retain(|(idle, _)| *idle != environment);
+            }
+            Input::Tick => {}
+            Input::ShedOne => {
+                if let Some((environment, _)) = self.idle.pop_front() {
+                    actions.push(Action::Stop(environment));
+                }
+            }
+            Input::Retire => self.retired = true,
+        }
+        self.settle(now, actions);
+    }
+
+    /// Matches waiting requests with idle environments, starts what is missing, stops what is not needed any more.
+    fn settle(&mut self, now: Duration, actions: &mut Vec<Action<R>>) {
+        while !self.waiting.is_empty()
+            && let Some((environment, _)) = self.idle.pop_back()
+            && let Some(request) = self.waiting.pop_front()
+        {
+            self.busy.insert(environment, request);
+            actions.push(Action::Dispatch { request, environment });
+        }
+        while self.starting.len() < self.waiting.len() {
+            let environment = EnvironmentId(self.next_id);
+            self.next_id += 1;
+            self.starting.insert(environment);
+            actions.push(Action::Start(environment));
+        }
+        let expiry = if self.retired {
+            Duration::ZERO
+        } else {
+            self.idle_timeout
+        };
+        while let Some((environment, since)) = self.idle.front().copied()
+            && now.saturating_sub(since) >= expiry
+        {
+            self.idle.pop_front();
+            actions.push(Action::Stop(environment));
+        }
+    }
+
+    /// When the next [`Input::Tick`] is due, if any.
+    pub(crate) fn next_tick(&self) -> Option<Duration> {
+        self.idle.front().map(|(_, since)| *since + self.idle_timeout)
+    }
+
+    /// Whether nothing waits, runs, starts or idles here.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.starting.is_empty() && self.busy.is_empty() && self.idle.is_empty()
+    }
+
+    /// Environments by what they do: starting, busy, idle.
+    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+        (self.starting.len(), self.busy.len(), self.idle.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

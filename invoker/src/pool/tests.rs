@@ -1,0 +1,279 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn run(pool: &mut EnvironmentPool<u32>, now: u64, input: Input<u32>) -> Vec<Action<u32>> {
+    let mut actions = Vec::new();
+    pool.handle(seconds(now), input, &mut actions);
+    actions
+}
+
+const A: EnvironmentId = EnvironmentId(0);
+const B: EnvironmentId = EnvironmentId(1);
+
+#[test]
+fn a_first_request_starts_an_environment_and_the_second_reuses_it() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    assert_eq!(run(&mut pool, 0, Input::Request(1)), [Action::Start(A)]);
+    assert_eq!(
+        run(&mut pool, 1, Input::Idle(A)),
+        [Action::Dispatch {
+            request: 1,
+            environment: A
+        }]
+    );
+    assert_eq!(run(&mut pool, 2, Input::Idle(A)), []);
+    assert_eq!(
+        run(&mut pool, 3, Input::Request(2)),
+        [Action::Dispatch {
+            request: 2,
+            environment: A
+        }]
+    );
+}
+
+#[test]
+fn a_request_that_waits_for_a_cold_start_takes_a_warm_environment_that_frees_up_first() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    assert_eq!(run(&mut pool, 2, Input::Request(2)), [Action::Start(B)]);
+    assert_eq!(
+        run(&mut pool, 3, Input::Idle(A)),
+        [Action::Dispatch {
+            request: 2,
+            environment: A
+        }]
+    );
+    // The environment that was started for it is kept for the next one.
+    assert_eq!(run(&mut pool, 4, Input::Idle(B)), []);
+    assert_eq!(
+        run(&mut pool, 5, Input::Request(3)),
+        [Action::Dispatch {
+            request: 3,
+            environment: B
+        }]
+    );
+}
+
+#[test]
+fn a_failed_start_costs_one_request_and_tells_it_why() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 0, Input::Request(2));
+    assert_eq!(
+        run(&mut pool, 1, Input::StartFailed(A)),
+        [Action::Fail {
+            request: 1,
+            environment: A
+        }]
+    );
+    assert_eq!(
+        run(&mut pool, 2, Input::Idle(B)),
+        [Action::Dispatch {
+            request: 2,
+            environment: B
+        }]
+    );
+}
+
+#[test]
+fn idle_environments_stop_after_the_timeout_and_not_before() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    run(&mut pool, 10, Input::Idle(A));
+    assert_eq!(pool.next_tick(), Some(seconds(70)));
+    assert_eq!(run(&mut pool, 69, Input::Tick), []);
+    assert_eq!(run(&mut pool, 70, Input::Tick), [Action::Stop(A)]);
+    assert!(pool.is_empty());
+}
+
+#[test]
+fn a_retired_pool_finishes_its_work_and_empties() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    assert_eq!(run(&mut pool, 2, Input::Retire), []);
+    assert_eq!(run(&mut pool, 3, Input::Idle(A)), [Action::Stop(A)]);
+    assert!(pool.is_empty());
+}
+
+#[test]
+fn short_memory_takes_the_environment_that_was_idle_longest() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 0, Input::Request(2));
+    run(&mut pool, 1, Input::Idle(A));
+    run(&mut pool, 1, Input::Idle(B));
+    run(&mut pool, 2, Input::Idle(B));
+    run(&mut pool, 3, Input::Idle(A));
+    assert_eq!(run(&mut pool, 4, Input::ShedOne), [Action::Stop(B)]);
+    assert_eq!(run(&mut pool, 5, Input::ShedOne), [Action::Stop(A)]);
+    assert_eq!(run(&mut pool, 6, Input::ShedOne), []);
+}
+
+/// What a pool may be doing with an environment, as seen from outside only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Seen {
+    Starting,
+    Busy(u32),
+    Idle,
+}
+
+/// Plays the world around a pool: it does what the pool asks and checks that it may.
+#[derive(Default)]
+struct World {
+    environments: BTreeMap<EnvironmentId, Seen>,
+    waiting: Vec<u32>,
+    next_request: u32,
+    ended: Vec<u32>,
+}
+
+impl World {
+    fn perform(&mut self, actions: Vec<Action<u32>>) {
+        for action in actions {
+            match action {
+                Action::Start(environment) => {
+                    assert!(
+                        self.environments.insert(environment, Seen::Starting).is_none(),
+                        "an id came twice"
+                    );
+                }
+                Action::Dispatch { request, environment } => {
+                    assert_eq!(self.waiting.first(), Some(&request), "not the oldest request");
+                    self.waiting.remove(0);
+                    let before = self.environments.insert(environment, Seen::Busy(request));
+                    assert_eq!(
+                        before,
+                        Some(Seen::Idle),
+                        "dispatched to an environment that was not idle"
+                    );
+                }
+                Action::Fail { request, environment } => {
+                    assert_eq!(self.waiting.first(), Some(&request), "not the oldest request");
+                    assert!(!self.environments.contains_key(&environment));
+                    self.ended.push(self.waiting.remove(0));
+                }
+                Action::Stop(environment) => {
+                    assert_eq!(
+                        self.environments.remove(&environment),
+                        Some(Seen::Idle),
+                        "stopped while in use"
+                    );
+                }
+            }
+        }
+        let starting = self
+            .environments
+            .values()
+            .filter(|seen| **seen == Seen::Starting)
+            .count();
+        let idle = self
+            .environments
+            .values()
+            .filter(|seen| **seen == Seen::Idle)
+            .count();
+        assert!(starting >= self.waiting.len(), "a request waits for nothing");
+        assert!(
+            self.waiting.is_empty() || idle == 0,
+            "a request waits beside an idle environment"
+        );
+    }
+
+    fn pick(&self, index: prop::sample::Index) -> Option<EnvironmentId> {
+        let ids: Vec<_> = self.environments.keys().copied().collect();
+        (!ids.is_empty()).then(|| ids[index.index(ids.len())])
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Request,
+    Cancel(prop::sample::Index),
+    Advance(prop::sample::Index),
+    Break(prop::sample::Index),
+    Wait(u64),
+    Shed,
+    Retire,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Request),
+        1 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+        8 => any::<prop::sample::Index>().prop_map(Step::Advance),
+        3 => any::<prop::sample::Index>().prop_map(Step::Break),
+        2 => (0u64..100).prop_map(Step::Wait),
+        1 => Just(Step::Shed),
+        1 => Just(Step::Retire),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn every_request_ends_once_and_no_environment_is_shared(steps in prop::collection::vec(step(), 0..120)) {
+        let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+        let mut world = World::default();
+        let mut now = 0;
+        let mut accepted = 0;
+        for step in steps {
+            let input = match step {
+                Step::Request => {
+                    world.next_request += 1;
+                    accepted += 1;
+                    world.waiting.push(world.next_request);
+                    Input::Request(world.next_request)
+                }
+                Step::Cancel(index) => {
+                    if world.waiting.is_empty() { continue }
+                    let request = world.waiting.remove(index.index(world.waiting.len()));
+                    world.ended.push(request);
+                    Input::Cancelled(request)
+                }
+                Step::Advance(index) => {
+                    let Some(id) = world.pick(index) else { continue };
+                    if let Some(Seen::Busy(request)) = world.environments.insert(id, Seen::Idle) {
+                        world.ended.push(request);
+                    }
+                    Input::Idle(id)
+                }
+                Step::Break(index) => {
+                    let Some(id) = world.pick(index) else { continue };
+                    match world.environments.remove(&id) {
+                        Some(Seen::Starting) => Input::StartFailed(id),
+                        Some(Seen::Busy(request)) => { world.ended.push(request); Input::Gone(id) }
+                        _ => Input::Gone(id),
+                    }
+                }
+                Step::Wait(duration) => { now += duration; Input::Tick }
+                Step::Shed => Input::ShedOne,
+                Step::Retire => Input::Retire,
+            };
+            // An environment that was idle already and is reported idle again stays as it was.
+            world.perform(run(&mut pool, now, input));
+        }
+        // Let everything that is under way come to its end: the pool must empty.
+        world.perform(run(&mut pool, now, Input::Retire));
+        while let Some((&id, &seen)) = world.environments.iter().find(|(_, seen)| **seen != Seen::Idle) {
+            if let Seen::Busy(request) = seen { world.ended.push(request); }
+            world.environments.insert(id, Seen::Idle);
+            world.perform(run(&mut pool, now, Input::Idle(id)));
+        }
+        prop_assert!(pool.is_empty());
+        prop_assert!(world.environments.is_empty());
+        world.ended.sort_unstable();
+        world.ended.dedup();
+        prop_assert_eq!(world.ended.len(), accepted);
+    }
+}

@@ -1,0 +1,179 @@
+//! A live environment: frames in, frames out, and the means to end it.
+
+use std::{
+    io::{self, Read},
+    process::Child,
+    sync::Arc,
+};
+
+use image::CodeTree;
+use jail::cgroup::{Cgroup, CpuQuota};
+use protocol::{AgentFrame, DecodeError, Decoder, InvokerFrame};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+use types::limits;
+
+use crate::process::UidLease;
+
+/// Room made for each read: most frames of a warm invocation arrive in one.
+const READ_BYTES: usize = 32 * 1024;
+/// Buffers that grew beyond this for one large payload are given back.
+const KEEP_BYTES: usize = 256 * 1024;
+/// Most of a failed environment's last words that are kept.
+const DIAGNOSTICS_BYTES: u64 = 4096;
+
+/// The environment is gone, or its agent no longer speaks the protocol: nothing more will come.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentGone {
+    #[error("the agent closed its stream")]
+    Closed,
+    #[error("the agent's stream failed")]
+    Stream(#[from] io::Error),
+    #[error("the agent sent what is not a frame")]
+    Protocol(#[from] DecodeError),
+}
+
+/// One environment, owned by one task. Dropping it ends it.
+#[derive(Debug)]
+pub struct Environment {
+    stream: UnixStream,
+    decoder: Decoder,
+    out: Vec<u8>,
+    cpu_after_init: CpuQuota,
+    remains: Option<Remains>,
+}
+
+/// What must be cleared away when an environment ends.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    pub(crate) jail: Child,
+    pub(crate) cgroup: Cgroup,
+    /// Held so that the code stays in memory as long as it is mounted, and the uids are not given to another.
+    pub(crate) code: Arc<CodeTree>,
+    pub(crate) uids: UidLease,
+}
+
+impl Environment {
+    pub(crate) fn new(stream: UnixStream, cpu_after_init: CpuQuota, remains: Remains) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::new(),
+            out: Vec::new(),
+            cpu_after_init,
+            remains: Some(remains),
+        }
+    }
+
+    /// Sends one frame.
+    pub async fn send(&mut self, frame: &InvokerFrame) -> Result<(), EnvironmentGone> {
+        self.out.clear();
+        frame.encode(&mut self.out);
+        self.stream.write_all(&self.out).await?;
+        if self.out.capacity() > KEEP_BYTES {
+            self.out = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Waits for the agent's next frame. Cancel safe: what has arrived stays for the next call.
+    pub async fn recv(&mut self) -> Result<AgentFrame, EnvironmentGone> {
+        loop {
+            if let Some(frame) = AgentFrame::decode(&mut self.decoder)? {
+                return Ok(frame);
+            }
+            let buffer = self.decoder.buffer();
+            if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
+                *buffer = Vec::new();
+            }
+            buffer.reserve(READ_BYTES);
+            if self.stream.read_buf(buffer).await? == 0 {
+                return Err(EnvironmentGone::Closed);
+            }
+        }
+    }
+
+    /// The init phase is over: from now on the environment gets CPU in proportion to its memory.
+    pub fn end_init_boost(&self) -> io::Result<()> {
+        self.remains.as_ref().map_or(Ok(()), |remains| {
+            remains.cgroup.set_cpu(Some(self.cpu_after_init))
+        })
+    }
+
+    /// Most memory the environment has used, bytes; 0 if the kernel does not say.
+    #[must_use]
+    pub fn memory_peak(&self) -> u64 {
+        self.remains
+            .as_ref()
+            .and_then(|remains| remains.cgroup.memory_peak().ok())
+            .unwrap_or(0)
+    }
+
+    /// Whether the kernel ended a process of this environment because its memory was used up.
+    #[must_use]
+    pub fn out_of_memory(&self) -> bool {
+        self.remains
+            .as_ref()
+            .and_then(|remains| remains.cgroup.oom_kills().ok())
+            .is_some_and(|kills| kills > 0)
+    }
+
+    /// Asks the agent to end the environment, then makes sure of it, within [`limits::SHUTDOWN_TIMEOUT`] and what the
+    /// kernel needs. Nothing of the environment is left when this returns.
+    pub async fn stop(mut self) {
+        let ended = async {
+            if self.send(&InvokerFrame::Shutdown).await.is_ok() {
+                while self.recv().await.is_ok() {}
+            }
+        };
+        let _ = tokio::time::timeout(limits::SHUTDOWN_TIMEOUT, ended).await;
+        if let Some(remains) = self.remains.take() {
+            let _ = tokio::task::spawn_blocking(|| remains.clear()).await;
+        }
+    }
+
+    /// Ends the environment at once and returns what the jail or the agent said last.
+    pub(crate) async fn last_words(mut self) -> String {
+        let Some(remains) = self.remains.take() else {
+            return String::new();
+        };
+        tokio::task::spawn_blocking(|| remains.clear())
+            .await
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Environment {
+    fn drop(&mut self) {
+        let Some(remains) = self.remains.take() else {
+            return;
+        };
+        // Ending processes and removing a cgroup may wait for the kernel: not on a task's thread.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(|| remains.clear())),
+            Err(_) => drop(remains.clear()),
+        }
+    }
+}
+
+impl Remains {
+    /// Ends every process, removes the cgroup, and returns the jail's last words. Blocks for as long as the kernel needs.
+    fn clear(mut self) -> String {
+        // PID 1 dies with the jail (it asked the kernel for that), and the whole pid namespace with PID 1.
+        let _ = self.jail.kill();
+        if let Err(error) = self.cgroup.kill() {
+            tracing::error!(%error, "an environment's processes could not be ended");
+        }
+        let _ = self.jail.wait();
+        let mut words = Vec::new();
+        if let Some(stderr) = self.jail.stderr.take() {
+            let _ = stderr.take(DIAGNOSTICS_BYTES).read_to_end(&mut words);
+        }
+        if let Err(error) = self.cgroup.remove() {
+            tracing::error!(%error, "an environment's cgroup could not be removed");
+        }
+        drop((self.code, self.uids));
+        String::from_utf8_lossy(&words).trim().to_owned()
+    }
+}
