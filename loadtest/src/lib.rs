@@ -1,1 +1,23 @@
+//! How this project measures: pinned, interleaved, against a floor or a peer, written down in one JSON shape.
+//!
+//! ```text
+//!  pinning ─► rounds: warm-up, then A B A B … ─► latency histograms ─► report: medians, ratios, met or not
+//!                     │                                  ▲
+//!                     └── http + sigv4 (client) ─────────┘      procfs: memory, context switches
+//! ```
+//!
+//! Absolute figures do not travel between machines; ratios of one run do. So both sides always run in the same process
+//! tree, on the same cores, in alternation, and a report holds the median of their rounds and how far the rounds spread.
+//!
+//! The library speaks only the public API of what it measures and depends on nothing else of ours but `types`.
 
+#![forbid(unsafe_code)]
+
+pub mod http;
+pub mod latency;
+pub mod machine;
+pub mod pinning;
+pub mod procfs;
+pub mod report;
+pub mod rounds;
+pub mod sigv4;

@@ -1,0 +1,260 @@
+//! Waterwheel as a child process, and a client of its API.
+
+use std::{
+    fs,
+    net::ToSocketAddrs,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use loadtest::{
+    http::{Answer, Connection},
+    sigv4::{Credentials, Signer},
+};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use types::SystemClock;
+
+use crate::function::Function;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often something is looked at that tells nobody when it changes (a file, a function's state).
+const GLANCE: Duration = Duration::from_millis(10);
+/// Memory that gives a function one whole core.
+const MEMORY_MB: u32 = 1769;
+
+/// A running server. Stopped, with all its environments, when dropped.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    authority: String,
+    credentials: Credentials,
+    region: String,
+    _data: TempDir,
+}
+
+impl Server {
+    /// Starts the server on the cores the calling thread is confined to, and waits until it serves.
+    pub(crate) fn start(binary: &Path, runtimes: &Path, region: &str) -> Result<Self> {
+        let data = tempfile::tempdir()?;
+        let log = fs::File::create(data.path().join("server.log"))?;
+        let mut child = Command::new(binary)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data.path())
+            .arg("--runtimes-dir")
+            .arg(runtimes)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        match wait_for_endpoint(&mut child, data.path()) {
+            Ok((authority, credentials)) => Ok(Self {
+                child,
+                authority,
+                credentials,
+                region: region.to_owned(),
+                _data: data,
+            }),
+            Err(error) => {
+                stop(&mut child);
+                let log = fs::read_to_string(data.path().join("server.log")).unwrap_or_default();
+                Err(error.context(log))
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client with a connection of its own.
+    pub(crate) fn client(&self) -> Result<Client> {
+        Ok(Client {
+            connection: Connection::open(&self.authority, PATIENCE)?,
+            signer: Signer::new(self.credentials.clone(), &self.region, "lambda", SystemClock),
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// Asks the server to end, and makes it if it does not.
+fn stop(child: &mut Child) {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let asked = pid.is_some_and(|pid| kill_process(pid, Signal::TERM).is_ok());
+    let begin = Instant::now();
+    while asked && begin.elapsed() < Duration::from_secs(10) {
+        if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+            return;
+        }
+        thread::sleep(GLANCE);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn wait_for_endpoint(child: &mut Child, data: &Path) -> Result<(String, Credentials)> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            bail!("the server ended before it served: {status}");
+        }
+        if let Ok(endpoint) = fs::read_to_string(data.join("endpoint")) {
+            let authority = authority(&endpoint)?;
+            let text =
+                fs::read_to_string(data.join("credentials")).context("no credentials beside the endpoint")?;
+            return Ok((
+                authority,
+                Credentials::parse(&text).context("no default profile in the credentials")?,
+            ));
+        }
+        ensure!(
+            begin.elapsed() < PATIENCE,
+            "the server did not serve within {PATIENCE:?}"
+        );
+        thread::sleep(GLANCE);
+    }
+}
+
+/// `http://127.0.0.1:8080` → `127.0.0.1:8080`
+fn authority(endpoint: &str) -> Result<String> {
+    let authority = endpoint.trim().trim_end_matches('/').strip_prefix("http://");
+    let authority = authority.with_context(|| format!("the endpoint is {endpoint:?}"))?;
+    authority
+        .to_socket_addrs()
+        .with_context(|| format!("the endpoint is {endpoint:?}"))?;
+    Ok(authority.to_owned())
+}
+
+/// Speaks the Lambda API, signed, over one connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    connection: Connection,
+    signer: Signer<SystemClock>,
+}
+
+impl Client {
+    fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+        let signature = self.signer.sign(method, self.connection.authority(), path, body);
+        let headers = [
+            ("x-amz-date", signature.date.as_str()),
+            ("authorization", signature.authorization.as_str()),
+            ("content-type", "application/json"),
+        ];
+        Ok(self.connection.send(method, path, &headers, body)?)
+    }
+
+    /// A control-plane call that must succeed.
+    fn call(&mut self, method: &str, path: &str, body: &Value) -> Result<Value> {
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            serde_json::to_vec(body)?
+        };
+        let answer = self.send(method, path, &body)?;
+        ensure!(
+            (200..300).contains(&answer.status),
+            "{method} {path}: {} {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// Creates the function and waits until it can be invoked.
+    pub(crate) fn create(&mut self, name: &str, function: Function, functions: &Path) -> Result<()> {
+        let body = json!({
+            "FunctionName": name,
+            "Runtime": function.runtime,
+            "Handler": function.handler,
+            "Role": "arn:aws:iam::000000000000:role/bench",
+            "Code": {"ZipFile": STANDARD.encode(function.archive(functions)?)},
+            "MemorySize": MEMORY_MB,
+            "Timeout": 60,
+        });
+        self.call("POST", "/2015-03-31/functions", &body)?;
+        self.wait_until_settled(name)
+    }
+
+    /// Changes the function in a way nothing sees but the server: its next invocation needs a fresh environment.
+    pub(crate) fn touch(&mut self, name: &str, mark: &str) -> Result<()> {
+        let path = format!("/2015-03-31/functions/{name}/configuration");
+        self.call("PUT", &path, &json!({"Description": mark}))?;
+        self.wait_until_settled(name)
+    }
+
+    fn wait_until_settled(&mut self, name: &str) -> Result<()> {
+        let path = format!("/2015-03-31/functions/{name}/configuration");
+        let begin = Instant::now();
+        loop {
+            let state = self.call("GET", &path, &Value::Null)?;
+            if state["State"] == "Active" && state["LastUpdateStatus"] == "Successful" {
+                return Ok(());
+            }
+            ensure!(
+                state["State"] != "Failed" && begin.elapsed() < PATIENCE,
+                "{name} is not usable: {state}"
+            );
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// One invocation, from the request's first byte to the answer's last. The function echoes; the answer is checked.
+    pub(crate) fn invoke(&mut self, name: &str, payload: &[u8]) -> Result<Duration> {
+        let answer = self.invoke_any(name, payload)?;
+        ensure!(
+            answer.body.len() >= payload.len(),
+            "the answer has {} bytes",
+            answer.body.len()
+        );
+        Ok(answer.elapsed)
+    }
+
+    /// One invocation that must succeed, whatever it answers.
+    pub(crate) fn invoke_any(&mut self, name: &str, payload: &[u8]) -> Result<Answer> {
+        let answer = self.send(
+            "POST",
+            &format!("/2015-03-31/functions/{name}/invocations"),
+            payload,
+        )?;
+        ensure!(
+            answer.status == 200 && answer.header("x-amz-function-error").is_none(),
+            "invoking {name}: {} {}",
+            answer.status,
+            String::from_utf8_lossy(&answer.body)
+        );
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_plain_endpoint_is_taken() {
+        assert_eq!(authority("http://127.0.0.1:8080\n").unwrap(), "127.0.0.1:8080");
+        assert!(authority("https://127.0.0.1:8080").is_err());
+        assert!(authority("http://nowhere").is_err());
+    }
+
+    #[test]
+    fn a_server_that_ends_early_is_told_with_its_output() {
+        let error = Server::start(Path::new("/bin/sh"), Path::new("/"), "us-east-1").unwrap_err();
+        let text = format!("{error:?}");
+        assert!(
+            text.contains("serve") && text.contains("ended before it served"),
+            "{text}"
+        );
+    }
+}

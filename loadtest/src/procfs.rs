@@ -1,0 +1,137 @@
+//! What the kernel counts: memory and context switches of processes, and who started whom.
+
+use std::{collections::BTreeMap, fs, io};
+
+/// Memory of one process, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident, shared pages counted whole.
+    pub rss: u64,
+    /// Proportional: a page shared by n processes counts 1/n in each, so a sum over processes counts it once.
+    pub pss: u64,
+}
+
+/// Memory of process `pid`. Needs root, or to be its owner.
+pub fn memory(pid: u32) -> io::Result<Memory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    Ok(Memory {
+        rss: kib_field(&text, "Rss:")? * 1024,
+        pss: kib_field(&text, "Pss:")? * 1024,
+    })
+}
+
+fn kib_field(text: &str, field: &str) -> io::Result<u64> {
+    text.lines()
+        .find_map(|line| {
+            line.strip_prefix(field)?
+                .trim()
+                .strip_suffix(" kB")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {field} in smaps_rollup")))
+}
+
+/// Context switches, voluntary and not, of all threads that process `pid` has now.
+pub fn context_switches(pid: u32) -> io::Result<u64> {
+    let mut total = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and here.
+        let Ok(text) = fs::read_to_string(thread?.path().join("status")) else {
+            continue;
+        };
+        total += text
+            .lines()
+            .filter_map(|line| line.split_once("ctxt_switches:")?.1.trim().parse::<u64>().ok())
+            .sum::<u64>();
+    }
+    Ok(total)
+}
+
+/// `pid` and every process below it, in order of their ids.
+pub fn tree(pid: u32) -> io::Result<Vec<u32>> {
+    let mut children = BTreeMap::<u32, Vec<u32>>::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(id) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if let Some(parent) = parent(id) {
+            children.entry(parent).or_default().push(id);
+        }
+    }
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        found.extend(children.get(pid).into_iter().flatten());
+        next += 1;
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may itself hold spaces and parentheses.
+    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+}
+
+/// Arguments of process `pid`, joined by spaces; empty for one that is gone.
+#[must_use]
+pub fn command_line(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes)
+        .trim_end_matches('\0')
+        .replace('\0', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        process::{Command, Stdio},
+    };
+
+    #[test]
+    fn touched_memory_is_resident() {
+        let own = std::process::id();
+        let before = memory(own).unwrap();
+        let hoard = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = memory(own).unwrap();
+        assert!(after.rss >= before.rss + (60 << 20) && after.pss >= before.pss + (60 << 20));
+        drop(hoard);
+    }
+
+    #[test]
+    fn a_process_that_waits_for_input_switches_once_a_line_and_is_found_in_the_tree() {
+        let script = "while read line; do echo $line; done";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let mut exchange = |times: u32| {
+            for _ in 0..times {
+                writeln!(input, "x").unwrap();
+                line.clear();
+                output.read_line(&mut line).unwrap();
+            }
+        };
+        exchange(1);
+        let before = context_switches(child.id()).unwrap();
+        exchange(100);
+        let switches = context_switches(child.id()).unwrap() - before;
+        assert!((50..1000).contains(&switches), "{switches}");
+        assert!(tree(std::process::id()).unwrap().contains(&child.id()));
+        assert_eq!(command_line(child.id()), format!("sh -c {script}"));
+        drop(input);
+        child.wait().unwrap();
+        assert!(!tree(std::process::id()).unwrap().contains(&child.id()));
+    }
+}

@@ -1,0 +1,5 @@
+"""Answers with the event."""
+
+
+def lambda_handler(event, context):
+    return event
