@@ -186,10 +186,4 @@ macro_rules! opaque_debug {
         }
     )+};
 }
-opaque_debug!(
-    CreateFunction,
-    UpdateFunctionCode,
-    UpdateFunctionConfiguration,
-    Settings,
-    EnvironmentResponse
-);
+opaque_debug!(CreateFunction, UpdateFunctionCode, UpdateFunctionConfiguration, Settings, EnvironmentResponse);

@@ -56,17 +56,12 @@ pub struct ParseReferenceError {
 }
 
 fn refuse(value: &str, expected: &'static str) -> ParseReferenceError {
-    ParseReferenceError {
-        value: value.to_owned(),
-        expected,
-    }
+    ParseReferenceError { value: value.to_owned(), expected }
 }
 
 fn is_name(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 macro_rules! text {
@@ -96,9 +91,7 @@ impl FromStr for AccountId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let valid = text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit());
-        valid
-            .then(|| Self(text.to_owned()))
-            .ok_or_else(|| refuse(text, "twelve-digit account"))
+        valid.then(|| Self(text.to_owned())).ok_or_else(|| refuse(text, "twelve-digit account"))
     }
 }
 
@@ -110,9 +103,7 @@ impl FromStr for Region {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Two letters, words, a digit: `eu-central-1`, `us-gov-west-1`, `eusc-de-east-1`.
         let parts: Vec<&str> = text.split('-').collect();
-        let number = parts
-            .last()
-            .is_some_and(|p| p.len() == 1 && p.as_bytes()[0].is_ascii_digit());
+        let number = parts.last().is_some_and(|p| p.len() == 1 && p.as_bytes()[0].is_ascii_digit());
         let words = parts.len() >= 3
             && parts[..parts.len() - 1]
                 .iter()
@@ -131,12 +122,7 @@ impl FromStr for FunctionName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         is_name(text, NAME_MAX)
             .then(|| Self(text.to_owned()))
-            .ok_or_else(|| {
-                refuse(
-                    text,
-                    "function name (1 to 64 letters, digits, hyphens, underscores)",
-                )
-            })
+            .ok_or_else(|| refuse(text, "function name (1 to 64 letters, digits, hyphens, underscores)"))
     }
 }
 
@@ -175,11 +161,7 @@ impl fmt::Display for Qualifier {
 
 impl fmt::Display for FunctionArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "arn:aws:lambda:{}:{}:function:{}",
-            self.region, self.account, self.name
-        )
+        write!(f, "arn:aws:lambda:{}:{}:function:{}", self.region, self.account, self.name)
     }
 }
 
@@ -232,12 +214,7 @@ impl FromStr for FunctionRef {
         if !rest.is_empty() {
             return Err(refuse(text, EXPECTED));
         }
-        Ok(Self {
-            region,
-            account,
-            name,
-            qualifier,
-        })
+        Ok(Self { region, account, name, qualifier })
     }
 }
 
@@ -257,11 +234,7 @@ mod tests {
         ] {
             let parsed: FunctionRef = text.parse().unwrap();
             assert_eq!(parsed.name.as_str(), "echo", "{text}");
-            assert_eq!(
-                parsed.qualifier,
-                Some(Qualifier::Version(Version::Latest)),
-                "{text}"
-            );
+            assert_eq!(parsed.qualifier, Some(Qualifier::Version(Version::Latest)), "{text}");
         }
     }
 
@@ -286,13 +259,7 @@ mod tests {
         ] {
             assert!(text.parse::<FunctionRef>().is_err(), "{text}");
         }
-        assert!(
-            "a b"
-                .parse::<FunctionName>()
-                .unwrap_err()
-                .to_string()
-                .contains("\"a b\"")
-        );
+        assert!("a b".parse::<FunctionName>().unwrap_err().to_string().contains("\"a b\""));
     }
 
     #[test]

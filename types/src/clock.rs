@@ -13,10 +13,7 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that reads the wall clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
     fn now(&self) -> Duration {
         // A clock set before 1970 reads as 1970: signatures then fail loudly, nothing panics.
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

@@ -21,7 +21,7 @@ pub enum ErrorCode {
     PreconditionFailed,
     /// 400
     CodeStorageExceeded,
-    /// 413
+    /// 413, under the name that AWS answers, which is not the service model's `RequestTooLargeException`
     RequestTooLarge,
     /// 415
     UnsupportedMediaType,
@@ -74,7 +74,7 @@ impl ErrorCode {
             Self::Serialization => ("SerializationException", 400),
             Self::PreconditionFailed => ("PreconditionFailedException", 412),
             Self::CodeStorageExceeded => ("CodeStorageExceededException", 400),
-            Self::RequestTooLarge => ("RequestTooLargeException", 413),
+            Self::RequestTooLarge => ("RequestEntityTooLargeException", 413),
             Self::UnsupportedMediaType => ("UnsupportedMediaTypeException", 415),
             Self::TooManyRequests => ("TooManyRequestsException", 429),
             Self::InvalidZipFile => ("InvalidZipFileException", 502),
@@ -107,12 +107,7 @@ pub struct ApiError {
 impl ApiError {
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            reason: None,
-            retry_after: None,
-        }
+        Self { code, message: message.into(), reason: None, retry_after: None }
     }
 
     #[must_use]

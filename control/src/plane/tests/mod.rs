@@ -1,0 +1,5 @@
+mod crash;
+mod fixture;
+mod life;
+mod refusals;
+mod secrets;
