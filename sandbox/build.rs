@@ -16,11 +16,8 @@ fn main() {
     }
 
     // <target>/<profile>/build/sandbox-<hash>/out: one build in <target>/guest serves every profile.
-    let target = out
-        .ancestors()
-        .nth(4)
-        .expect("OUT_DIR lies four levels below the target directory")
-        .join("guest");
+    let target =
+        out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target directory").join("guest");
     let built = build(&sandbox, &target, &host);
     for program in ["agent", "jail"] {
         std::fs::copy(built.join(program), out.join(program)).expect("copy a guest program to OUT_DIR");
@@ -42,25 +39,8 @@ fn build(sandbox: &Path, target: &Path, host: &str) -> PathBuf {
     let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
     let status = cargo
         .current_dir(sandbox)
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--profile",
-            "guest",
-            "--target",
-            host,
-        ])
-        .args([
-            "--package",
-            "agent",
-            "--package",
-            "jail",
-            "--bin",
-            "agent",
-            "--bin",
-            "jail",
-        ])
+        .args(["build", "--quiet", "--locked", "--profile", "guest", "--target", host])
+        .args(["--package", "agent", "--package", "jail", "--bin", "agent", "--bin", "jail"])
         .arg("--target-dir")
         .arg(target)
         // Naming the target keeps these flags away from build scripts and procedural macros.

@@ -67,10 +67,7 @@ const UNAVAILABLE_RETRY: Duration = Duration::from_secs(1);
 
 impl InvokeError {
     pub(crate) fn unavailable(reason: &str) -> Self {
-        Self::Unavailable {
-            reason: reason.to_owned(),
-            retry_after: UNAVAILABLE_RETRY,
-        }
+        Self::Unavailable { reason: reason.to_owned(), retry_after: UNAVAILABLE_RETRY }
     }
 }
 

@@ -19,12 +19,15 @@ use crate::{
     service::ConcurrencySlot,
 };
 
+/// Where the outcome of an invocation goes.
+pub(crate) type Reply = oneshot::Sender<Result<InvokeOutcome, InvokeError>>;
+
 /// A request on its way to an environment, and where its outcome goes.
 pub(crate) struct Job {
     /// Names the job in its pool.
     pub(crate) ticket: u64,
     pub(crate) request: InvokeRequest,
-    pub(crate) reply: oneshot::Sender<Result<InvokeOutcome, InvokeError>>,
+    pub(crate) reply: Reply,
     /// Held until the invocation has ended, whether or not its caller still waits.
     pub(crate) slot: ConcurrencySlot,
     /// The invocation as traces show it; what happens in the environment is a part of it.
@@ -53,89 +56,98 @@ struct Progress {
     failure: Option<Failure>,
 }
 
-/// Runs one invocation. `init` is the duration of the init phase if this is the environment's first.
+/// Runs one invocation. `init` is the duration of the init phase if this is the environment's first. `answered` is called
+/// just before the caller gets its answer while the runtime is not back yet.
 pub(crate) async fn run(
     environment: &mut Environment,
     logs: &mut LogCapture,
     clock: &dyn Clock,
     init: Option<Duration>,
     job: Job,
+    answered: impl Fn(),
 ) -> Verdict {
-    let Job {
-        request, reply, slot, ..
-    } = job;
-    let mut reply = Some(reply);
+    let Job { request, reply, slot, .. } = job;
     let begun = Instant::now();
-    let deadline = begun + request.function.timeout;
     logs.start(request.request_id);
-
-    let mut progress = Progress::default();
     let event = InvokerFrame::Invoke(event(&request, clock));
-    let verdict = match environment.send(&event).await {
-        Err(_) => {
-            progress.failure = Some(ending(environment, None));
-            Verdict::Broken
-        }
-        Ok(()) => loop {
-            let frame = match timeout_at(deadline, environment.recv()).await {
-                Ok(frame) => frame,
-                Err(_) => {
-                    if !progress.done {
-                        progress.failure = Some(Failure::TimedOut(request.function.timeout));
-                    }
-                    break Verdict::Broken;
-                }
-            };
-            match frame {
-                Ok(AgentFrame::Idle) => break Verdict::Reusable,
-                Ok(AgentFrame::Log { stream, bytes }) => logs.printed(stream, &bytes),
-                Ok(AgentFrame::RuntimeExited { status }) => {
-                    if !progress.done {
-                        progress.failure = Some(ending(environment, Some(status)));
-                    }
-                    break Verdict::Broken;
-                }
-                Ok(frame) => progress.take(frame),
-                Err(_) => {
-                    if !progress.done {
-                        progress.failure = Some(ending(environment, None));
-                    }
-                    break Verdict::Broken;
-                }
-            }
-            // The caller need not wait for the runtime to come back for its next event, unless it wants the whole log.
-            if progress.done
-                && !request.log_tail
-                && let Some(reply) = reply.take()
-            {
-                progress.answer_to(&request, None, reply);
-            }
-        },
+    let mut attempt =
+        Attempt { environment, logs, request, reply: Some(reply), progress: Progress::default() };
+    let verdict = match attempt.environment.send(&event).await {
+        Ok(()) => attempt.follow(begun, answered).await,
+        Err(_) => attempt.broken(None),
     };
-
-    let duration = begun.elapsed();
-    if let Some(line) = progress
-        .failure
-        .as_ref()
-        .and_then(|failure| failure.log_line(request.request_id))
-    {
-        logs.platform(line);
-    }
-    logs.end(&Report {
-        request: request.request_id,
-        duration,
-        init,
-        memory_peak: environment.memory_peak(),
-        failure: progress.failure.as_ref().map(Failure::status),
-        xray: &request.trace.xray,
-    });
-    let cause = progress.failure.as_ref().map(Failure::cause);
-    metrics::invocation(request.function.arn.name.as_str(), duration, cause);
-    if let Some(reply) = reply {
-        progress.answer_to(&request, request.log_tail.then(|| logs.tail()), reply);
-    }
+    attempt.finish(begun.elapsed(), init);
     drop(slot);
     verdict
+}
+
+/// An invocation under way.
+struct Attempt<'a> {
+    environment: &'a mut Environment,
+    logs: &'a mut LogCapture,
+    request: InvokeRequest,
+    /// Taken when the caller gets its answer.
+    reply: Option<Reply>,
+    progress: Progress,
+}
+
+impl Attempt<'_> {
+    /// Takes frames until the runtime asks for its next event, or the environment or the time is at its end.
+    async fn follow(&mut self, begun: Instant, answered: impl Fn()) -> Verdict {
+        let deadline = begun + self.request.function.timeout;
+        loop {
+            let Ok(frame) = timeout_at(deadline, self.environment.recv()).await else {
+                if !self.progress.done {
+                    self.progress.failure = Some(Failure::TimedOut(self.request.function.timeout));
+                }
+                return Verdict::Broken;
+            };
+            match frame {
+                Ok(AgentFrame::Idle) => return Verdict::Reusable,
+                Ok(AgentFrame::Log { stream, bytes }) => self.logs.printed(stream, &bytes),
+                Ok(AgentFrame::RuntimeExited { status }) => return self.broken(Some(status)),
+                Ok(frame) => self.progress.take(frame),
+                Err(_) => return self.broken(None),
+            }
+            // The caller need not wait for the runtime to come back for its next event, unless it wants the whole log.
+            if self.progress.done
+                && !self.request.log_tail
+                && let Some(reply) = self.reply.take()
+            {
+                answered();
+                self.progress.answer_to(&self.request, None, reply);
+            }
+        }
+    }
+
+    /// The runtime is gone, with this exit status if it is known.
+    fn broken(&mut self, status: Option<i32>) -> Verdict {
+        if !self.progress.done {
+            self.progress.failure = Some(ending(self.environment, status));
+        }
+        Verdict::Broken
+    }
+
+    /// Writes what the log and the metrics say of the invocation, and answers a caller that still waits.
+    fn finish(mut self, duration: Duration, init: Option<Duration>) {
+        let (request, failure) = (&self.request, self.progress.failure.as_ref());
+        if let Some(line) = failure.and_then(|failure| failure.log_line(request.request_id)) {
+            self.logs.platform(line);
+        }
+        self.logs.end(&Report {
+            request: request.request_id,
+            duration,
+            init,
+            memory_peak: self.environment.memory_peak(),
+            failure: failure.map(Failure::status),
+            xray: &request.trace.xray,
+        });
+        metrics::invocation(request.function.arn.name.as_str(), duration, failure.map(Failure::cause));
+        if let Some(reply) = self.reply.take() {
+            let tail = request.log_tail.then(|| self.logs.tail());
+            self.progress.answer_to(request, tail, reply);
+        }
+    }
 }
 
 fn event(request: &InvokeRequest, clock: &dyn Clock) -> Invoke {
@@ -166,20 +178,14 @@ impl Progress {
     fn take(&mut self, frame: AgentFrame) {
         match frame {
             AgentFrame::ResponseHead { content_type, .. } if !self.done => {
-                self.answer = Some(Answer {
-                    content_type,
-                    chunks: Vec::new(),
-                });
+                self.answer = Some(Answer { content_type, chunks: Vec::new() });
             }
             AgentFrame::ResponseChunk { bytes } if !self.done => {
                 if let Some(answer) = &mut self.answer {
                     answer.chunks.push(bytes.into());
                 }
             }
-            AgentFrame::ResponseEnd {
-                error_type,
-                error_body,
-            } if !self.done => {
+            AgentFrame::ResponseEnd { error_type, error_body } if !self.done => {
                 self.done = true;
                 self.failure = error_type.map(|error_type| Failure::Reported {
                     error_type,
@@ -188,10 +194,7 @@ impl Progress {
             }
             AgentFrame::InvocationError { error_type, body, .. } if !self.done => {
                 self.done = true;
-                self.failure = Some(Failure::Reported {
-                    error_type,
-                    body: body.into(),
-                });
+                self.failure = Some(Failure::Reported { error_type, body: body.into() });
             }
             AgentFrame::ResponseTooLarge { .. } if !self.done => {
                 self.done = true;
@@ -200,30 +203,18 @@ impl Progress {
             // A runtime that reports an init error while it runs an event failed on that event.
             AgentFrame::InitError { error_type, body } if !self.done => {
                 self.done = true;
-                self.failure = Some(Failure::Reported {
-                    error_type,
-                    body: body.into(),
-                });
+                self.failure = Some(Failure::Reported { error_type, body: body.into() });
             }
             other => tracing::debug!(?other, "a frame that the invocation has no use for"),
         }
     }
 
     /// Answers the caller, if it still waits.
-    fn answer_to(
-        &self,
-        request: &InvokeRequest,
-        log_tail: Option<Bytes>,
-        reply: oneshot::Sender<Result<InvokeOutcome, InvokeError>>,
-    ) {
+    fn answer_to(&self, request: &InvokeRequest, log_tail: Option<Bytes>, reply: Reply) {
         let (content_type, chunks, function_error) = match (&self.failure, &self.answer) {
             (Some(failure), _) => {
                 let body = failure.body(request.request_id);
-                (
-                    "application/json".to_owned(),
-                    vec![body],
-                    Some(FunctionError::Unhandled),
-                )
+                ("application/json".to_owned(), vec![body], Some(FunctionError::Unhandled))
             }
             (None, Some(answer)) => (answer.content_type.clone(), answer.chunks.clone(), None),
             (None, None) => ("application/json".to_owned(), Vec::new(), None),
@@ -242,11 +233,7 @@ impl Progress {
 
 /// An answer to a request whose environment failed in its init phase.
 pub(crate) fn answer_failed_init(job: Job, failure: &Failure, logs: Option<Bytes>) {
-    let progress = Progress {
-        answer: None,
-        done: true,
-        failure: Some(failure.clone()),
-    };
+    let progress = Progress { answer: None, done: true, failure: Some(failure.clone()) };
     let tail = if job.request.log_tail { logs } else { None };
     progress.answer_to(&job.request, tail, job.reply);
 }

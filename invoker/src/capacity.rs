@@ -39,37 +39,23 @@ pub(crate) struct MemoryShare {
 
 impl Capacity {
     pub(crate) fn new(total: u32, wait: Duration) -> Self {
-        let megabytes = Arc::new(Semaphore::new(
-            usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS),
-        ));
-        Self {
-            megabytes,
-            total,
-            wait,
-            shortage: Arc::default(),
-        }
+        let megabytes = Arc::new(Semaphore::new(usize::try_from(total).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { megabytes, total, wait, shortage: Arc::default() }
     }
 
     /// Sets memory aside, waiting for idle environments to give theirs back if need be.
     pub(crate) async fn reserve(&self, memory: MemorySize) -> Result<MemoryShare, InvokeError> {
         if memory.0 > self.total {
-            return Err(InvokeError::unavailable(
-                "the function needs more memory than this worker has",
-            ));
+            return Err(InvokeError::unavailable("the function needs more memory than this worker has"));
         }
-        let share = |permit| MemoryShare {
-            permit: Some(permit),
-            shortage: self.shortage.clone(),
-        };
+        let share = |permit| MemoryShare { permit: Some(permit), shortage: self.shortage.clone() };
         if let Ok(permit) = self.megabytes.clone().try_acquire_many_owned(memory.0) {
             return Ok(share(permit));
         }
         let _waiting = Waiting::new(&self.shortage);
         match tokio::time::timeout(self.wait, self.megabytes.clone().acquire_many_owned(memory.0)).await {
             Ok(Ok(permit)) => Ok(share(permit)),
-            _ => Err(InvokeError::unavailable(
-                "the worker's memory is in use by other environments",
-            )),
+            _ => Err(InvokeError::unavailable("the worker's memory is in use by other environments")),
         }
     }
 

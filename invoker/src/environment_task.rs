@@ -54,24 +54,13 @@ impl EnvironmentTask {
     /// Runs until the environment is gone.
     pub(crate) async fn run(mut self) {
         let stream = log_stream(&self.function, self.clock.as_ref());
-        let Launched {
-            mut environment,
-            memory,
-        } = match self
-            .launcher
-            .launch(&self.function, &self.code, stream.clone())
-            .await
-        {
-            Ok(launched) => launched,
-            Err(error) => return self.tell_failed(StartFailure::Platform(error)),
-        };
-        let mut logs = LogCapture::new(
-            self.logs.clone(),
-            self.clock.clone(),
-            self.function.clone(),
-            stream,
-        );
-        let begun = Instant::now();
+        let Launched { mut environment, memory } =
+            match self.launcher.launch(&self.function, &self.code, stream.clone()).await {
+                Ok(launched) => launched,
+                Err(error) => return self.tell_failed(StartFailure::Platform(error)),
+            };
+        let mut logs = LogCapture::new(self.logs.clone(), self.clock.clone(), self.function.clone(), stream);
+        let begun = environment.started();
         match self.init(&mut environment, &mut logs).await {
             Ok(()) => {
                 let took = begun.elapsed();
@@ -99,7 +88,7 @@ impl EnvironmentTask {
 
     /// Waits until the runtime asks for its first event.
     async fn init(&self, environment: &mut Environment, logs: &mut LogCapture) -> Result<(), Failure> {
-        let deadline = Instant::now() + self.init_timeout;
+        let deadline = Instant::from_std(environment.started()) + self.init_timeout;
         let mut reported = None;
         loop {
             let frame = match tokio::time::timeout_at(deadline, environment.recv()).await {
@@ -111,10 +100,7 @@ impl EnvironmentTask {
                 Ok(AgentFrame::Log { stream, bytes }) => logs.printed(stream, &bytes),
                 // The runtime exits after it reported; what it reported says more than its exit code.
                 Ok(AgentFrame::InitError { error_type, body }) => {
-                    reported = Some(Failure::Reported {
-                        error_type,
-                        body: body.into(),
-                    });
+                    reported = Some(Failure::Reported { error_type, body: body.into() });
                 }
                 Ok(AgentFrame::RuntimeExited { status }) => {
                     return Err(reported.unwrap_or_else(|| attempt::ending(environment, Some(status))));
@@ -150,9 +136,9 @@ impl EnvironmentTask {
             };
             let init = first_init.take();
             let span = tracing::info_span!(parent: &job.span, "environment", cold = init.is_some());
-            let verdict = attempt::run(environment, logs, self.clock.as_ref(), init, job)
-                .instrument(span)
-                .await;
+            let answered = || self.tell(PoolMessage::Answered(self.id));
+            let attempt = attempt::run(environment, logs, self.clock.as_ref(), init, job, answered);
+            let verdict = attempt.instrument(span).await;
             if verdict == Verdict::Broken {
                 return self.close();
             }

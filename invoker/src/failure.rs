@@ -30,14 +30,12 @@ impl Failure {
     pub(crate) fn body(&self, request: RequestId) -> Bytes {
         let (error_type, message) = match self {
             Self::Reported { body, .. } => return body.clone(),
-            Self::Exited { status } => (
-                "Runtime.ExitError",
-                format!("RequestId: {request} Error: {}", exit_text(*status)),
-            ),
-            Self::OutOfMemory => (
-                "Runtime.ExitError",
-                format!("RequestId: {request} Error: {}", exit_text(-SIGKILL)),
-            ),
+            Self::Exited { status } => {
+                ("Runtime.ExitError", format!("RequestId: {request} Error: {}", exit_text(*status)))
+            }
+            Self::OutOfMemory => {
+                ("Runtime.ExitError", format!("RequestId: {request} Error: {}", exit_text(-SIGKILL)))
+            }
             Self::TimedOut(limit) => (
                 "Sandbox.Timedout",
                 format!(
@@ -52,10 +50,9 @@ impl Failure {
                     limits::SYNC_RESPONSE_BYTES
                 ),
             ),
-            Self::EnvironmentLost => (
-                "Runtime.ExitError",
-                format!("RequestId: {request} Error: the environment was lost"),
-            ),
+            Self::EnvironmentLost => {
+                ("Runtime.ExitError", format!("RequestId: {request} Error: the environment was lost"))
+            }
         };
         Bytes::from(serde_json::json!({ "errorType": error_type, "errorMessage": message }).to_string())
     }
@@ -64,18 +61,15 @@ impl Failure {
     pub(crate) fn log_line(&self, request: RequestId) -> Option<String> {
         match self {
             Self::Reported { .. } => None,
-            Self::Exited { status } => Some(format!(
-                "RequestId: {request} Error: {}\nRuntime.ExitError",
-                exit_text(*status)
-            )),
-            Self::OutOfMemory => Some(format!(
-                "RequestId: {request} Error: {}\nRuntime.ExitError",
-                exit_text(-SIGKILL)
-            )),
-            Self::TimedOut(limit) => Some(format!(
-                "{request} Task timed out after {:.2} seconds",
-                limit.as_secs_f64()
-            )),
+            Self::Exited { status } => {
+                Some(format!("RequestId: {request} Error: {}\nRuntime.ExitError", exit_text(*status)))
+            }
+            Self::OutOfMemory => {
+                Some(format!("RequestId: {request} Error: {}\nRuntime.ExitError", exit_text(-SIGKILL)))
+            }
+            Self::TimedOut(limit) => {
+                Some(format!("{request} Task timed out after {:.2} seconds", limit.as_secs_f64()))
+            }
             Self::ResponseTooLarge => Some(format!(
                 "Response payload size exceeded maximum allowed payload size ({} bytes).",
                 limits::SYNC_RESPONSE_BYTES
@@ -114,10 +108,7 @@ fn exit_text(status: i32) -> String {
     match status {
         0 => "Runtime exited without providing a reason".to_owned(),
         code if code > 0 => format!("Runtime exited with error: exit status {code}"),
-        signal => format!(
-            "Runtime exited with error: signal: {}",
-            signal_name(signal.saturating_neg())
-        ),
+        signal => format!("Runtime exited with error: signal: {}", signal_name(signal.saturating_neg())),
     }
 }
 
@@ -159,24 +150,15 @@ mod tests {
     fn failures_are_worded_as_lambda_words_them() {
         let (kind, text) = message(&Failure::TimedOut(Duration::from_secs(1)));
         assert_eq!(kind, "Sandbox.Timedout");
-        assert!(
-            text.ends_with("Error: Task timed out after 1.00 seconds"),
-            "{text}"
-        );
+        assert!(text.ends_with("Error: Task timed out after 1.00 seconds"), "{text}");
         assert!(text.starts_with("RequestId: "), "{text}");
 
         let (kind, text) = message(&Failure::Exited { status: 1 });
         assert_eq!(kind, "Runtime.ExitError");
-        assert!(
-            text.ends_with("Error: Runtime exited with error: exit status 1"),
-            "{text}"
-        );
+        assert!(text.ends_with("Error: Runtime exited with error: exit status 1"), "{text}");
 
         let (_, text) = message(&Failure::Exited { status: 0 });
-        assert!(
-            text.ends_with("Error: Runtime exited without providing a reason"),
-            "{text}"
-        );
+        assert!(text.ends_with("Error: Runtime exited without providing a reason"), "{text}");
 
         let (kind, text) = message(&Failure::OutOfMemory);
         assert_eq!(kind, "Runtime.ExitError");
@@ -190,10 +172,7 @@ mod tests {
     #[test]
     fn what_the_runtime_reported_is_passed_on_untouched() {
         let body = Bytes::from_static(b"{\"errorMessage\":\"x\"}");
-        let failure = Failure::Reported {
-            error_type: "ValueError".into(),
-            body: body.clone(),
-        };
+        let failure = Failure::Reported { error_type: "ValueError".into(), body: body.clone() };
         assert_eq!(failure.body(RequestId::random()), body);
     }
 }

@@ -41,12 +41,7 @@ impl Launcher {
         code_directory: PathBuf,
         capacity: Capacity,
     ) -> Self {
-        Self {
-            control,
-            isolation,
-            code_directory,
-            capacity,
-        }
+        Self { control, isolation, code_directory, capacity }
     }
 
     /// Starts one environment; its init phase has begun when this returns.
@@ -59,17 +54,8 @@ impl Launcher {
         let memory = self.capacity.reserve(function.memory).await?;
         let code = self.code(function, code).await?;
         let variables = self.control.open_variables(function).map_err(unreadable)?;
-        let spec = EnvironmentSpec {
-            function: function.clone(),
-            variables,
-            code,
-            log_stream,
-        };
-        let environment = self
-            .isolation
-            .start(spec)
-            .await
-            .map_err(|error| self.start_failed(error))?;
+        let spec = EnvironmentSpec { function: function.clone(), variables, code, log_stream };
+        let environment = self.isolation.start(spec).await.map_err(|error| self.start_failed(error))?;
         Ok(Launched { environment, memory })
     }
 
@@ -105,16 +91,11 @@ impl Launcher {
             };
         }
         // A person must look: the function cannot help it, and asking again may not either.
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "an environment could not be started"
-        );
+        tracing::error!(error = &error as &dyn std::error::Error, "an environment could not be started");
         InvokeError::unavailable("an environment could not be started")
     }
 }
 
 fn unreadable(error: impl std::fmt::Display) -> InvokeError {
-    InvokeError::ArtefactUnreadable {
-        reason: error.to_string(),
-    }
+    InvokeError::ArtefactUnreadable { reason: error.to_string() }
 }

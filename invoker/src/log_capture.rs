@@ -37,23 +37,13 @@ impl LogCapture {
         function: Arc<FunctionSpec>,
         stream: String,
     ) -> Self {
-        Self {
-            sink,
-            clock,
-            function,
-            stream,
-            partial: [Vec::new(), Vec::new()],
-            tail: VecDeque::new(),
-        }
+        Self { sink, clock, function, stream, partial: [Vec::new(), Vec::new()], tail: VecDeque::new() }
     }
 
     /// An invocation begins: its tail is empty but for START.
     pub(crate) fn start(&mut self, request: RequestId) {
         self.tail.clear();
-        self.platform(format!(
-            "START RequestId: {request} Version: {}",
-            self.function.version
-        ));
+        self.platform(format!("START RequestId: {request} Version: {}", self.function.version));
     }
 
     /// Bytes the function printed.
@@ -67,20 +57,14 @@ impl LogCapture {
         partial.extend_from_slice(bytes);
         let mut rest = partial.as_slice();
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            events.extend(rest[..end].chunks(LINE_BYTES).map(|line| LogEvent {
-                at,
-                line: line.to_vec(),
-            }));
+            events.extend(rest[..end].chunks(LINE_BYTES).map(|line| LogEvent { at, line: line.to_vec() }));
             if end == 0 {
                 events.push(LogEvent { at, line: Vec::new() });
             }
             rest = &rest[end + 1..];
         }
         while let Some((line, more)) = rest.split_at_checked(LINE_BYTES) {
-            events.push(LogEvent {
-                at,
-                line: line.to_vec(),
-            });
+            events.push(LogEvent { at, line: line.to_vec() });
             rest = more;
         }
         let kept = rest.len();
@@ -93,10 +77,7 @@ impl LogCapture {
     pub(crate) fn platform(&mut self, text: String) {
         self.finish_lines();
         let at = self.clock.now();
-        self.append(vec![LogEvent {
-            at,
-            line: text.into_bytes(),
-        }]);
+        self.append(vec![LogEvent { at, line: text.into_bytes() }]);
     }
 
     /// An invocation has ended: END and REPORT.
@@ -113,12 +94,8 @@ impl LogCapture {
     fn finish_lines(&mut self) {
         let at = self.clock.now();
         let unfinished = self.partial.iter_mut().filter(|partial| !partial.is_empty());
-        let events: Vec<_> = unfinished
-            .map(|partial| LogEvent {
-                at,
-                line: std::mem::take(partial),
-            })
-            .collect();
+        let events: Vec<_> =
+            unfinished.map(|partial| LogEvent { at, line: std::mem::take(partial) }).collect();
         self.append(events);
     }
 
@@ -172,9 +149,7 @@ fn report_line(function: &FunctionSpec, report: &Report<'_>) -> String {
 /// The root of a sampled X-Ray header.
 fn sampled_trace(xray: &str) -> Option<(&str, bool)> {
     let field = |name: &str| xray.split(';').find_map(|part| part.strip_prefix(name));
-    (field("Sampled=") == Some("1"))
-        .then(|| field("Root=").map(|root| (root, true)))
-        .flatten()
+    (field("Sampled=") == Some("1")).then(|| field("Root=").map(|root| (root, true))).flatten()
 }
 
 #[cfg(test)]
@@ -190,9 +165,7 @@ mod tests {
 
     impl LogSink for Kept {
         fn append(&self, _: &FunctionArn, _: &str, events: Vec<LogEvent>) {
-            let lines = events
-                .into_iter()
-                .map(|event| String::from_utf8_lossy(&event.line).into_owned());
+            let lines = events.into_iter().map(|event| String::from_utf8_lossy(&event.line).into_owned());
             self.0.lock().unwrap().extend(lines);
         }
     }
@@ -222,10 +195,7 @@ mod tests {
             timeout: Duration::from_secs(3),
             role: "arn:aws:iam::000000000000:role/r".into(),
         };
-        (
-            LogCapture::new(kept.clone(), Arc::new(Epoch), Arc::new(function), "s".into()),
-            kept,
-        )
+        (LogCapture::new(kept.clone(), Arc::new(Epoch), Arc::new(function), "s".into()), kept)
     }
 
     #[test]
@@ -236,10 +206,7 @@ mod tests {
         }
         capture.printed(LogStream::Stderr, b"other\n");
         capture.platform("END".into());
-        assert_eq!(
-            *kept.0.lock().unwrap(),
-            ["one", "two", "", "other", "three", "END"]
-        );
+        assert_eq!(*kept.0.lock().unwrap(), ["one", "two", "", "other", "three", "END"]);
     }
 
     #[test]

@@ -15,31 +15,11 @@ const ENVIRONMENTS: &str = "waterwheel_environments";
 
 /// Describes them to the recorder. Call once, after the recorder is installed.
 pub fn describe() {
-    describe_counter!(
-        INVOCATIONS,
-        Unit::Count,
-        "Times a function's code was run, failures included"
-    );
-    describe_counter!(
-        ERRORS,
-        Unit::Count,
-        "Invocations that ended in a function error, by cause"
-    );
-    describe_counter!(
-        THROTTLES,
-        Unit::Count,
-        "Requests refused because a concurrency limit was reached"
-    );
-    describe_histogram!(
-        DURATION,
-        Unit::Seconds,
-        "Time a function ran, without its init phase"
-    );
-    describe_histogram!(
-        INIT_DURATION,
-        Unit::Seconds,
-        "Time of an environment's init phase"
-    );
+    describe_counter!(INVOCATIONS, Unit::Count, "Times a function's code was run, failures included");
+    describe_counter!(ERRORS, Unit::Count, "Invocations that ended in a function error, by cause");
+    describe_counter!(THROTTLES, Unit::Count, "Requests refused because a concurrency limit was reached");
+    describe_histogram!(DURATION, Unit::Seconds, "Time a function ran, without its init phase");
+    describe_histogram!(INIT_DURATION, Unit::Seconds, "Time of an environment's init phase");
     describe_counter!(COLD_STARTS, Unit::Count, "Environments started, by cause");
     describe_gauge!(CONCURRENT, Unit::Count, "Invocations under way");
     describe_gauge!(ENVIRONMENTS, Unit::Count, "Environments of a function, by state");

@@ -15,6 +15,8 @@
 //! - A request takes an idle environment if there is one, else it waits. It is not bound to the environment that was started
 //!   for it: whichever becomes free first takes the oldest request, so a slow cold start delays nobody who could run warm.
 //! - There are never more environments starting than requests waiting for them.
+//! - An environment whose caller has its answer is free in a moment, when the runtime asks for its next event: a request
+//!   waits for it, up to [`FINISHING_GRACE`], before another is started. So a caller that asks again at once finds it warm.
 //! - A failed start costs the oldest waiting request, which learns why; the others still have starts of their own.
 //! - A retired pool serves whom it has accepted, starts no environment to keep, and empties.
 
@@ -23,6 +25,10 @@ use std::{
     hash::Hash,
     time::Duration,
 };
+
+/// How long a request counts on an environment that has answered and is not idle yet. Less than a cold start costs, so that
+/// counting in vain (a function that goes on after its answer) does not even double the wait.
+pub(crate) const FINISHING_GRACE: Duration = Duration::from_millis(30);
 
 /// Names an environment within its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +41,8 @@ pub(crate) enum Input<R> {
     Request(R),
     /// The caller of a waiting request is gone.
     Cancelled(R),
+    /// An environment has answered its caller and will be idle soon.
+    Answered(EnvironmentId),
     /// An environment finished its init phase, or its invocation, and can take the next one.
     Idle(EnvironmentId),
     /// An environment could not be started, or failed in its init phase. It is gone.
@@ -74,6 +82,8 @@ pub(crate) struct EnvironmentPool<R> {
     waiting: VecDeque<R>,
     starting: HashSet<EnvironmentId>,
     busy: HashMap<EnvironmentId, R>,
+    /// Those of `busy` that have answered, each with the time until which a request may count on it.
+    finishing: HashMap<EnvironmentId, Duration>,
     /// Least recently used first, each with the time it became idle.
     idle: VecDeque<(EnvironmentId, Duration)>,
 }
@@ -88,6 +98,7 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             waiting: VecDeque::new(),
             starting: HashSet::new(),
             busy: HashMap::new(),
+            finishing: HashMap::new(),
             idle: VecDeque::new(),
         }
     }
@@ -97,7 +108,13 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
         match input {
             Input::Request(request) => self.waiting.push_back(request),
             Input::Cancelled(request) => self.waiting.retain(|waiting| *waiting != request),
+            Input::Answered(environment) => {
+                if self.busy.contains_key(&environment) {
+                    self.finishing.insert(environment, now + FINISHING_GRACE);
+                }
+            }
             Input::Idle(environment) => {
+                self.finishing.remove(&environment);
                 if self.starting.remove(&environment) || self.busy.remove(&environment).is_some() {
                     self.idle.push_back((environment, now));
                 }
@@ -112,6 +129,7 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             Input::Gone(environment) => {
                 self.starting.remove(&environment);
                 self.busy.remove(&environment);
+                self.finishing.remove(&environment);
                 self.idle.retain(|(idle, _)| *idle != environment);
             }
             Input::Tick => {}
@@ -134,17 +152,15 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             self.busy.insert(environment, request);
             actions.push(Action::Dispatch { request, environment });
         }
-        while self.starting.len() < self.waiting.len() {
+        let mut coming = self.starting.len() + self.finishing.values().filter(|until| **until > now).count();
+        while coming < self.waiting.len() {
+            coming += 1;
             let environment = EnvironmentId(self.next_id);
             self.next_id += 1;
             self.starting.insert(environment);
             actions.push(Action::Start(environment));
         }
-        let expiry = if self.retired {
-            Duration::ZERO
-        } else {
-            self.idle_timeout
-        };
+        let expiry = if self.retired { Duration::ZERO } else { self.idle_timeout };
         while let Some((environment, since)) = self.idle.front().copied()
             && now.saturating_sub(since) >= expiry
         {
@@ -155,7 +171,10 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
 
     /// When the next [`Input::Tick`] is due, if any.
     pub(crate) fn next_tick(&self) -> Option<Duration> {
-        self.idle.front().map(|(_, since)| *since + self.idle_timeout)
+        let expiry = self.idle.front().map(|(_, since)| *since + self.idle_timeout);
+        // Whoever counts on an environment must notice when it takes too long.
+        let grace = self.finishing.values().min().filter(|_| self.starting.len() < self.waiting.len());
+        expiry.into_iter().chain(grace.copied()).min()
     }
 
     /// Whether nothing waits, runs, starts or idles here.

@@ -22,6 +22,7 @@ pub(crate) enum PoolMessage {
     Request(Job),
     /// The caller of the job with this ticket is gone.
     Cancelled(u64),
+    Answered(EnvironmentId),
     Idle(EnvironmentId),
     StartFailed(EnvironmentId, StartFailure),
     Gone(EnvironmentId),
@@ -117,6 +118,7 @@ impl PoolTask {
                     self.feed(Input::Cancelled(ticket));
                 }
             }
+            PoolMessage::Answered(id) => self.feed(Input::Answered(id)),
             PoolMessage::Idle(id) => self.feed(Input::Idle(id)),
             PoolMessage::StartFailed(id, failure) => {
                 self.forget(id);
@@ -160,10 +162,7 @@ impl PoolTask {
                     return;
                 };
                 let unsent = match self.environments.get(&environment) {
-                    Some(jobs) => jobs
-                        .try_send(job)
-                        .err()
-                        .map(mpsc::error::TrySendError::into_inner),
+                    Some(jobs) => jobs.try_send(job).err().map(mpsc::error::TrySendError::into_inner),
                     None => Some(job),
                 };
                 // The environment broke a moment ago and will say so; the job waits for another.

@@ -99,10 +99,7 @@ impl Drop for ConcurrencySlot {
 }
 
 /// What an invoker is made from.
-#[expect(
-    missing_debug_implementations,
-    reason = "made once, of parts that have no debug form"
-)]
+#[expect(missing_debug_implementations, reason = "made once, of parts that have no debug form")]
 pub struct Parts {
     pub config: Config,
     pub control: ControlPlane,
@@ -117,26 +114,13 @@ impl Invoker {
     /// Makes an invoker. Call within a tokio runtime; [`Invoker::stop`] ends it.
     #[must_use]
     pub fn start(parts: Parts) -> Self {
-        let Parts {
-            config,
-            control,
-            isolation,
-            logs,
-            clock,
-            code_directory,
-        } = parts;
+        let Parts { config, control, isolation, logs, clock, code_directory } = parts;
         let capacity = Capacity::new(config.max_memory_mb, config.capacity_wait);
         let launcher = Launcher::new(control.clone(), isolation, code_directory, capacity.clone());
-        let slots = Arc::new(Semaphore::new(
-            usize::try_from(config.concurrency_limit).unwrap_or(usize::MAX >> 3),
-        ));
+        let slots =
+            Arc::new(Semaphore::new(usize::try_from(config.concurrency_limit).unwrap_or(usize::MAX >> 3)));
         let retired = control.retired();
-        let context = Arc::new(PoolContext {
-            config,
-            launcher: Arc::new(launcher),
-            logs,
-            clock,
-        });
+        let context = Arc::new(PoolContext { config, launcher: Arc::new(launcher), logs, clock });
         let invoker = Self {
             shared: Arc::new(Shared {
                 control,
@@ -196,22 +180,13 @@ impl Invoker {
             Err(_) => {
                 metrics::throttle(request.function.arn.name.as_str());
                 let limit = self.shared.context.config.concurrency_limit;
-                return Err(InvokeError::Throttled {
-                    limit,
-                    retry_after: THROTTLE_RETRY,
-                });
+                return Err(InvokeError::Throttled { limit, retry_after: THROTTLE_RETRY });
             }
         };
         let (reply, outcome) = oneshot::channel();
         let span = tracing::Span::current();
         let ticket = self.shared.next_ticket.fetch_add(1, Ordering::Relaxed);
-        let job = Job {
-            ticket,
-            request,
-            reply,
-            slot,
-            span,
-        };
+        let job = Job { ticket, request, reply, slot, span };
         let Some(pool) = self.shared.clone().submit(job) else {
             return Err(InvokeError::unavailable("shutting down"));
         };
@@ -231,10 +206,8 @@ impl Shared {
         if pools.stopping {
             return None;
         }
-        let pool = pools
-            .by_deployment
-            .entry(deployment)
-            .or_insert_with(|| self.start_pool(&job.request.function));
+        let pool =
+            pools.by_deployment.entry(deployment).or_insert_with(|| self.start_pool(&job.request.function));
         // It cannot be closed while it stands in the map.
         let _ = pool.sender.send(PoolMessage::Request(job));
         Some(pool.sender.clone())
@@ -261,10 +234,7 @@ impl Shared {
         if !self.control.is_live(function) {
             let _ = sender.send(PoolMessage::Retire);
         }
-        Pool {
-            function: function.clone(),
-            sender,
-        }
+        Pool { function: function.clone(), sender }
     }
 
     fn retire(&self, notice: Retired) {

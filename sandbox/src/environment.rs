@@ -4,6 +4,7 @@ use std::{
     io::{self, Read},
     process::Child,
     sync::Arc,
+    time::Instant,
 };
 
 use image::CodeTree;
@@ -42,6 +43,7 @@ pub struct Environment {
     decoder: Decoder,
     out: Vec<u8>,
     cpu_after_init: CpuQuota,
+    started: Instant,
     remains: Option<Remains>,
 }
 
@@ -57,13 +59,21 @@ pub(crate) struct Remains {
 
 impl Environment {
     pub(crate) fn new(stream: UnixStream, cpu_after_init: CpuQuota, remains: Remains) -> Self {
+        let started = Instant::now();
         Self {
             stream,
             decoder: Decoder::new(),
             out: Vec::new(),
             cpu_after_init,
+            started,
             remains: Some(remains),
         }
+    }
+
+    /// When the agent could begin to start the runtime: the init phase counts from here.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Sends one frame.
@@ -96,18 +106,13 @@ impl Environment {
 
     /// The init phase is over: from now on the environment gets CPU in proportion to its memory.
     pub fn end_init_boost(&self) -> io::Result<()> {
-        self.remains.as_ref().map_or(Ok(()), |remains| {
-            remains.cgroup.set_cpu(Some(self.cpu_after_init))
-        })
+        self.remains.as_ref().map_or(Ok(()), |remains| remains.cgroup.set_cpu(Some(self.cpu_after_init)))
     }
 
     /// Most memory the environment has used, bytes; 0 if the kernel does not say.
     #[must_use]
     pub fn memory_peak(&self) -> u64 {
-        self.remains
-            .as_ref()
-            .and_then(|remains| remains.cgroup.memory_peak().ok())
-            .unwrap_or(0)
+        self.remains.as_ref().and_then(|remains| remains.cgroup.memory_peak().ok()).unwrap_or(0)
     }
 
     /// Whether the kernel ended a process of this environment because its memory was used up.
@@ -138,9 +143,7 @@ impl Environment {
         let Some(remains) = self.remains.take() else {
             return String::new();
         };
-        tokio::task::spawn_blocking(|| remains.clear())
-            .await
-            .unwrap_or_default()
+        tokio::task::spawn_blocking(|| remains.clear()).await.unwrap_or_default()
     }
 }
 

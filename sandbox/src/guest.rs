@@ -16,10 +16,7 @@ pub(crate) struct GuestPrograms {
 
 impl GuestPrograms {
     pub(crate) fn load() -> io::Result<Self> {
-        Ok(Self {
-            agent: sealed("agent", AGENT)?,
-            jail: sealed("jail", JAIL)?,
-        })
+        Ok(Self { agent: sealed("agent", AGENT)?, jail: sealed("jail", JAIL)? })
     }
 }
 
@@ -33,9 +30,6 @@ fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
         let written = rustix::io::write(&file, rest)?;
         rest = rest.get(written..).unwrap_or_default();
     }
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    )?;
+    fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(file)
 }

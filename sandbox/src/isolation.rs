@@ -23,9 +23,7 @@ pub struct EnvironmentSpec {
 impl std::fmt::Debug for EnvironmentSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Variables are customer data.
-        f.debug_struct("EnvironmentSpec")
-            .field("function", &self.function.arn)
-            .finish_non_exhaustive()
+        f.debug_struct("EnvironmentSpec").field("function", &self.function.arn).finish_non_exhaustive()
     }
 }
 

@@ -93,9 +93,7 @@ impl ProcessIsolation {
         let runtime = self
             .runtimes
             .get(runtime_name)
-            .ok_or_else(|| StartError::RuntimeNotInstalled {
-                runtime: runtime_name.to_owned(),
-            })?;
+            .ok_or_else(|| StartError::RuntimeNotInstalled { runtime: runtime_name.to_owned() })?;
         let uids = UidPool::lease(&self.uids);
         let start = InvokerFrame::Start(Start {
             version: protocol::VERSION,
@@ -108,26 +106,15 @@ impl ProcessIsolation {
         });
 
         let cpu = cpu_quota_for(u64::from(function.memory.0));
-        let (hierarchy, group, programs) = (
-            self.hierarchy.clone(),
-            self.config.cgroup.clone(),
-            self.programs.clone(),
-        );
+        let (hierarchy, group, programs) =
+            (self.hierarchy.clone(), self.config.cgroup.clone(), self.programs.clone());
         let (ours, remains) = tokio::task::spawn_blocking(move || {
             let cgroup = make_cgroup(&hierarchy, &group, spec.function.memory, &uids)?;
             let (ours, theirs) = StdUnixStream::pair().map_err(StartError::Spawn)?;
             ours.set_nonblocking(true).map_err(StartError::Spawn)?;
             let jail = jail_spec(&spec, runtime.root, &cgroup);
             let jail = spawn_jail(&programs, &jail, theirs).map_err(StartError::Spawn)?;
-            Ok((
-                ours,
-                Remains {
-                    jail,
-                    cgroup,
-                    code: spec.code,
-                    uids,
-                },
-            ))
+            Ok((ours, Remains { jail, cgroup, code: spec.code, uids }))
         })
         .await
         .map_err(|error| StartError::Spawn(io::Error::other(error)))??;
@@ -147,13 +134,9 @@ impl ProcessIsolation {
         };
         match tokio::time::timeout(self.config.setup_timeout, answer).await {
             Err(_) => Err(StartError::TimedOut(self.config.setup_timeout)),
-            Ok(Some(AgentFrame::Hello {
-                version: protocol::VERSION,
-            })) => Ok(environment),
+            Ok(Some(AgentFrame::Hello { version: protocol::VERSION })) => Ok(environment),
             Ok(Some(AgentFrame::StartFailed { reason })) => Err(StartError::Runtime(reason)),
-            Ok(_) => Err(StartError::Setup {
-                diagnostics: environment.last_words().await,
-            }),
+            Ok(_) => Err(StartError::Setup { diagnostics: environment.last_words().await }),
         }
     }
 }
@@ -164,11 +147,7 @@ impl Isolation for ProcessIsolation {
     }
 
     fn runtimes(&self) -> Vec<String> {
-        self.runtimes
-            .list()
-            .into_iter()
-            .map(|runtime| runtime.name)
-            .collect()
+        self.runtimes.list().into_iter().map(|runtime| runtime.name).collect()
     }
 }
 
@@ -250,10 +229,7 @@ pub(crate) struct UidLease {
 
 impl UidPool {
     fn new(base: u32) -> Self {
-        Self {
-            base,
-            taken: Mutex::default(),
-        }
+        Self { base, taken: Mutex::default() }
     }
 
     fn lease(pool: &Arc<Self>) -> UidLease {
@@ -263,19 +239,14 @@ impl UidPool {
             taken.len() - 1
         });
         taken[slot] = true;
-        UidLease {
-            pool: pool.clone(),
-            slot,
-        }
+        UidLease { pool: pool.clone(), slot }
     }
 }
 
 impl UidLease {
     fn agent(&self) -> u32 {
         let slot = u32::try_from(self.slot).unwrap_or(u32::MAX);
-        self.pool
-            .base
-            .saturating_add(slot.saturating_mul(UIDS_PER_ENVIRONMENT))
+        self.pool.base.saturating_add(slot.saturating_mul(UIDS_PER_ENVIRONMENT))
     }
 
     fn function(&self) -> u32 {

@@ -33,8 +33,6 @@ pub(crate) fn for_runtime(spec: &EnvironmentSpec, runtime: &InstalledRuntime) ->
         ("LAMBDA_RUNTIME_DIR", "/var/runtime".to_owned()),
     ];
     variables.extend(reserved.map(|(name, value)| (name.to_owned(), value)));
-    variables
-        .entry("TZ".to_owned())
-        .or_insert_with(|| ":UTC".to_owned());
+    variables.entry("TZ".to_owned()).or_insert_with(|| ":UTC".to_owned());
     variables.into_iter().collect()
 }

@@ -36,23 +36,16 @@ impl WorkerDirectory {
     /// from it.
     pub fn prepare(path: &Path, bytes: u64) -> Result<Self, PrepareError> {
         let failed = |step| move |error: io::Error| PrepareError::System { step, source: error };
-        std::fs::create_dir_all(path).map_err(|source| PrepareError::Create {
-            path: path.to_owned(),
-            source,
-        })?;
+        std::fs::create_dir_all(path)
+            .map_err(|source| PrepareError::Create { path: path.to_owned(), source })?;
         #[expect(deprecated, reason = "unsafe only for UnshareFlags::FILES, which is not used")]
         rustix::thread::unshare(UnshareFlags::NEWNS)
             .map_err(|error| failed("make a mount namespace")(error.into()))?;
         // Mounts made outside still arrive here, ours never travel outside.
-        mount_change(
-            "/",
-            MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-        )
-        .map_err(|error| failed("make mounts private")(error.into()))?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .map_err(|error| failed("make mounts private")(error.into()))?;
         mount_tmpfs(path, bytes).map_err(failed("mount memory for code"))?;
-        Ok(Self {
-            path: path.to_owned(),
-        })
+        Ok(Self { path: path.to_owned() })
     }
 
     #[must_use]

@@ -36,13 +36,8 @@ fn spec(directory: &Path, runtime: &str, code: &str) -> EnvironmentSpec {
     let mut writer = FilesystemWriter::default();
     writer.set_compressor(FilesystemCompressor::new(Compressor::Uncompressed, None).unwrap());
     writer.set_root_mode(0o755);
-    let readable = NodeHeader {
-        permissions: 0o644,
-        ..NodeHeader::default()
-    };
-    writer
-        .push_file(Cursor::new(code.as_bytes().to_vec()), "f.py", readable)
-        .unwrap();
+    let readable = NodeHeader { permissions: 0o644, ..NodeHeader::default() };
+    writer.push_file(Cursor::new(code.as_bytes().to_vec()), "f.py", readable).unwrap();
     let mut image = Cursor::new(Vec::new());
     writer.write(&mut image).unwrap();
     let function = FunctionSpec {
@@ -145,16 +140,10 @@ async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
     let code = "import os\ncount = 0\ndef handler(event, context):\n    global count\n    count += 1\n    \
                 print('got', event)\n    return [event, count, os.environ['COLOUR'], os.getpid() != 1]\n";
     let isolation = isolation("state");
-    let mut environment = isolation
-        .start(spec(directory.path(), "python3.11", code))
-        .await
-        .unwrap();
+    let mut environment = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
     while frame(&mut environment).await != AgentFrame::Idle {}
     environment.end_init_boost().unwrap();
-    assert!(
-        !cgroups_left("state").is_empty(),
-        "a live environment has cgroups"
-    );
+    assert!(!cgroups_left("state").is_empty(), "a live environment has cgroups");
 
     let first = invoke(&mut environment, "\"a\"").await;
     assert_eq!(answer(&first), r#"["a", 1, "blue", true]"#);
@@ -172,11 +161,7 @@ async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
 async fn dropping_an_environment_ends_it() {
     let directory = tempfile::tempdir().unwrap();
     let isolation = isolation("drop");
-    let spec = spec(
-        directory.path(),
-        "python3.11",
-        "def handler(event, context): pass\n",
-    );
+    let spec = spec(directory.path(), "python3.11", "def handler(event, context): pass\n");
     let code = Arc::downgrade(&spec.code);
     let environment = isolation.start(spec).await.unwrap();
     drop(environment);
@@ -196,10 +181,7 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
     let directory = tempfile::tempdir().unwrap();
     let isolation = isolation("memory");
     let code = "def handler(event, context):\n    return len(bytearray(1 << 30))\n";
-    let mut environment = isolation
-        .start(spec(directory.path(), "python3.11", code))
-        .await
-        .unwrap();
+    let mut environment = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
     while frame(&mut environment).await != AgentFrame::Idle {}
     let event = InvokerFrame::Invoke(Invoke {
         request_id: "8f4d1c0e-0000-4000-8000-000000000001".into(),
@@ -214,10 +196,7 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
     });
     environment.send(&event).await.unwrap();
     let end = loop {
-        match tokio::time::timeout(LIMIT, environment.recv())
-            .await
-            .expect("an end in time")
-        {
+        match tokio::time::timeout(LIMIT, environment.recv()).await.expect("an end in time") {
             Ok(AgentFrame::RuntimeExited { status }) => break Some(status),
             Ok(_) => {}
             Err(_) => break None,
@@ -230,9 +209,6 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
 #[tokio::test]
 async fn a_runtime_that_is_not_installed_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    let error = isolation("missing")
-        .start(spec(directory.path(), "cobol85", ""))
-        .await
-        .unwrap_err();
+    let error = isolation("missing").start(spec(directory.path(), "cobol85", "")).await.unwrap_err();
     assert!(matches!(error, StartError::RuntimeNotInstalled { runtime } if runtime == "cobol85"));
 }

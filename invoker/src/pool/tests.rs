@@ -23,21 +23,9 @@ const B: EnvironmentId = EnvironmentId(1);
 fn a_first_request_starts_an_environment_and_the_second_reuses_it() {
     let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
     assert_eq!(run(&mut pool, 0, Input::Request(1)), [Action::Start(A)]);
-    assert_eq!(
-        run(&mut pool, 1, Input::Idle(A)),
-        [Action::Dispatch {
-            request: 1,
-            environment: A
-        }]
-    );
+    assert_eq!(run(&mut pool, 1, Input::Idle(A)), [Action::Dispatch { request: 1, environment: A }]);
     assert_eq!(run(&mut pool, 2, Input::Idle(A)), []);
-    assert_eq!(
-        run(&mut pool, 3, Input::Request(2)),
-        [Action::Dispatch {
-            request: 2,
-            environment: A
-        }]
-    );
+    assert_eq!(run(&mut pool, 3, Input::Request(2)), [Action::Dispatch { request: 2, environment: A }]);
 }
 
 #[test]
@@ -46,22 +34,36 @@ fn a_request_that_waits_for_a_cold_start_takes_a_warm_environment_that_frees_up_
     run(&mut pool, 0, Input::Request(1));
     run(&mut pool, 1, Input::Idle(A));
     assert_eq!(run(&mut pool, 2, Input::Request(2)), [Action::Start(B)]);
-    assert_eq!(
-        run(&mut pool, 3, Input::Idle(A)),
-        [Action::Dispatch {
-            request: 2,
-            environment: A
-        }]
-    );
+    assert_eq!(run(&mut pool, 3, Input::Idle(A)), [Action::Dispatch { request: 2, environment: A }]);
     // The environment that was started for it is kept for the next one.
     assert_eq!(run(&mut pool, 4, Input::Idle(B)), []);
-    assert_eq!(
-        run(&mut pool, 5, Input::Request(3)),
-        [Action::Dispatch {
-            request: 3,
-            environment: B
-        }]
-    );
+    assert_eq!(run(&mut pool, 5, Input::Request(3)), [Action::Dispatch { request: 3, environment: B }]);
+}
+
+#[test]
+fn a_caller_that_asks_again_at_once_gets_the_environment_that_answered_it() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    assert_eq!(run(&mut pool, 2, Input::Answered(A)), []);
+    assert_eq!(run(&mut pool, 2, Input::Request(2)), []);
+    assert_eq!(run(&mut pool, 2, Input::Idle(A)), [Action::Dispatch { request: 2, environment: A }]);
+}
+
+#[test]
+fn a_function_that_goes_on_after_its_answer_is_not_waited_for() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    run(&mut pool, 2, Input::Answered(A));
+    assert_eq!(pool.next_tick(), None, "nobody counts on it yet");
+    run(&mut pool, 2, Input::Request(2));
+    let due = pool.next_tick().unwrap();
+    assert_eq!(due, seconds(2) + FINISHING_GRACE);
+    let mut actions = Vec::new();
+    pool.handle(due, Input::Tick, &mut actions);
+    assert_eq!(actions, [Action::Start(B)]);
+    assert_eq!(pool.next_tick(), None);
 }
 
 #[test]
@@ -69,20 +71,8 @@ fn a_failed_start_costs_one_request_and_tells_it_why() {
     let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
     run(&mut pool, 0, Input::Request(1));
     run(&mut pool, 0, Input::Request(2));
-    assert_eq!(
-        run(&mut pool, 1, Input::StartFailed(A)),
-        [Action::Fail {
-            request: 1,
-            environment: A
-        }]
-    );
-    assert_eq!(
-        run(&mut pool, 2, Input::Idle(B)),
-        [Action::Dispatch {
-            request: 2,
-            environment: B
-        }]
-    );
+    assert_eq!(run(&mut pool, 1, Input::StartFailed(A)), [Action::Fail { request: 1, environment: A }]);
+    assert_eq!(run(&mut pool, 2, Input::Idle(B)), [Action::Dispatch { request: 2, environment: B }]);
 }
 
 #[test]
@@ -126,6 +116,8 @@ fn short_memory_takes_the_environment_that_was_idle_longest() {
 enum Seen {
     Starting,
     Busy(u32),
+    /// Its request has ended.
+    Answered,
     Idle,
 }
 
@@ -152,11 +144,7 @@ impl World {
                     assert_eq!(self.waiting.first(), Some(&request), "not the oldest request");
                     self.waiting.remove(0);
                     let before = self.environments.insert(environment, Seen::Busy(request));
-                    assert_eq!(
-                        before,
-                        Some(Seen::Idle),
-                        "dispatched to an environment that was not idle"
-                    );
+                    assert_eq!(before, Some(Seen::Idle), "dispatched to an environment that was not idle");
                 }
                 Action::Fail { request, environment } => {
                     assert_eq!(self.waiting.first(), Some(&request), "not the oldest request");
@@ -172,21 +160,11 @@ impl World {
                 }
             }
         }
-        let starting = self
-            .environments
-            .values()
-            .filter(|seen| **seen == Seen::Starting)
-            .count();
-        let idle = self
-            .environments
-            .values()
-            .filter(|seen| **seen == Seen::Idle)
-            .count();
-        assert!(starting >= self.waiting.len(), "a request waits for nothing");
-        assert!(
-            self.waiting.is_empty() || idle == 0,
-            "a request waits beside an idle environment"
-        );
+        let starting = self.environments.values().filter(|seen| **seen == Seen::Starting).count();
+        let idle = self.environments.values().filter(|seen| **seen == Seen::Idle).count();
+        let answered = self.environments.values().filter(|seen| **seen == Seen::Answered).count();
+        assert!(starting + answered >= self.waiting.len(), "a request waits for nothing");
+        assert!(self.waiting.is_empty() || idle == 0, "a request waits beside an idle environment");
     }
 
     fn pick(&self, index: prop::sample::Index) -> Option<EnvironmentId> {
@@ -199,6 +177,7 @@ impl World {
 enum Step {
     Request,
     Cancel(prop::sample::Index),
+    Answer(prop::sample::Index),
     Advance(prop::sample::Index),
     Break(prop::sample::Index),
     Wait(u64),
@@ -210,6 +189,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => Just(Step::Request),
         1 => any::<prop::sample::Index>().prop_map(Step::Cancel),
+        4 => any::<prop::sample::Index>().prop_map(Step::Answer),
         8 => any::<prop::sample::Index>().prop_map(Step::Advance),
         3 => any::<prop::sample::Index>().prop_map(Step::Break),
         2 => (0u64..100).prop_map(Step::Wait),
@@ -240,6 +220,14 @@ proptest! {
                     let request = world.waiting.remove(index.index(world.waiting.len()));
                     world.ended.push(request);
                     Input::Cancelled(request)
+                }
+                Step::Answer(index) => {
+                    let Some(id) = world.pick(index) else { continue };
+                    if let Some(Seen::Busy(request)) = world.environments.get(&id).copied() {
+                        world.environments.insert(id, Seen::Answered);
+                        world.ended.push(request);
+                    }
+                    Input::Answered(id)
                 }
                 Step::Advance(index) => {
                     let Some(id) = world.pick(index) else { continue };

@@ -98,10 +98,7 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn step(self, step: &'static str) -> Result<T, AgentError> {
-        self.map_err(|error| AgentError::System {
-            step,
-            source: error.into(),
-        })
+        self.map_err(|error| AgentError::System { step, source: error.into() })
     }
 }
 
@@ -118,13 +115,7 @@ pub(crate) fn boot() -> Result<Option<Booted>, AgentError> {
             give_up_privileges(&start)?;
             tell(&stream, &AgentFrame::Hello { version: VERSION })?;
             let response_limit = usize::try_from(start.response_limit).unwrap_or(usize::MAX);
-            Ok(Some(Booted {
-                stream,
-                decoder,
-                listener,
-                runtime,
-                response_limit,
-            }))
+            Ok(Some(Booted { stream, decoder, listener, runtime, response_limit }))
         }
         Err(reason) => {
             tell(&stream, &AgentFrame::StartFailed { reason })?;
@@ -138,10 +129,7 @@ fn read_start(stream: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Start>, 
         match InvokerFrame::decode(decoder).map_err(|error| AgentError::Protocol(error.to_string()))? {
             Some(InvokerFrame::Start(start)) if start.version == VERSION => return Ok(Some(start)),
             Some(InvokerFrame::Start(start)) => {
-                let reason = format!(
-                    "the agent speaks version {VERSION}, the invoker {}",
-                    start.version
-                );
+                let reason = format!("the agent speaks version {VERSION}, the invoker {}", start.version);
                 tell(stream, &AgentFrame::StartFailed { reason })?;
                 return Ok(None);
             }
@@ -194,25 +182,19 @@ fn start_runtime(start: &Start) -> Result<(OwnedFd, Runtime), String> {
 fn listen(variables: &[(String, String)]) -> Result<OwnedFd, String> {
     let configured = variables.iter().find(|(name, _)| name == ADDRESS_VARIABLE);
     let address = configured.map_or(DEFAULT_ADDRESS, |(_, address)| address.as_str());
-    let parsed: SocketAddr = address
-        .parse()
-        .map_err(|_| format!("{ADDRESS_VARIABLE}={address} is not an address and a port"))?;
+    let parsed: SocketAddr =
+        address.parse().map_err(|_| format!("{ADDRESS_VARIABLE}={address} is not an address and a port"))?;
     if !parsed.ip().is_loopback() {
         return Err(format!("{ADDRESS_VARIABLE}={address} is not a loopback address"));
     }
     let listener =
         TcpListener::bind(parsed).map_err(|error| format!("cannot listen on {address}: {error}"))?;
-    listener
-        .set_nonblocking(true)
-        .map_err(|error| format!("cannot listen on {address}: {error}"))?;
+    listener.set_nonblocking(true).map_err(|error| format!("cannot listen on {address}: {error}"))?;
     Ok(listener.into())
 }
 
 fn spawn(start: &Start) -> Result<Runtime, String> {
-    let (program, arguments) = start
-        .command
-        .split_first()
-        .ok_or("the runtime's command is empty")?;
+    let (program, arguments) = start.command.split_first().ok_or("the runtime's command is empty")?;
     let failed = |error: io::Error| format!("cannot start {program} in {}: {error}", start.directory);
     let mut child = Command::new(program)
         .args(arguments)
@@ -230,28 +212,17 @@ fn spawn(start: &Start) -> Result<Runtime, String> {
         return Err("the runtime has no pipes".to_owned());
     };
     let (stdout, stderr) = (OwnedFd::from(stdout), OwnedFd::from(stderr));
-    let pid = i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or("the runtime has no pid")?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("the runtime has no pid")?;
     let runtime = pidfd_open(pid, PidfdFlags::empty()).and_then(|pidfd| {
         ioctl_fionbio(&stdout, true)?;
         ioctl_fionbio(&stderr, true)?;
-        Ok(Runtime {
-            pid,
-            pidfd,
-            stdout,
-            stderr,
-        })
+        Ok(Runtime { pid, pidfd, stdout, stderr })
     });
     runtime.map_err(|errno| failed(errno.into()))
 }
 
 fn prefer_to_kill(score: &str) -> io::Result<()> {
-    std::fs::File::options()
-        .write(true)
-        .open("/proc/self/oom_score_adj")?
-        .write_all(score.as_bytes())
+    std::fs::File::options().write(true).open("/proc/self/oom_score_adj")?.write_all(score.as_bytes())
 }
 
 /// Then no program started from here, whatever its file says, gets capabilities.
@@ -279,15 +250,8 @@ fn give_up_privileges(start: &Start) -> Result<(), AgentError> {
     set_thread_res_uid(uid, uid, uid).step("change user")?;
     clear_ambient_capability_set().step("clear ambient capabilities")?;
     let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )
-    .step("drop capabilities")?;
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .step("drop capabilities")?;
     // Changing user has reset these two.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("hide memory")?;
     set_parent_process_death_signal(Some(Signal::KILL)).step("ask for the parent-death signal")?;
@@ -300,22 +264,13 @@ fn verify(uid: Uid, gid: Gid) -> Result<(), AgentError> {
     let checks = [
         ("user", getuid() == uid && geteuid() == uid),
         ("group", getgid() == gid && getegid() == gid),
-        (
-            "supplementary groups",
-            getgroups().step("read groups")?.is_empty(),
-        ),
-        (
-            "capabilities",
-            (sets.effective | sets.permitted | sets.inheritable).is_empty(),
-        ),
+        ("supplementary groups", getgroups().step("read groups")?.is_empty()),
+        ("capabilities", (sets.effective | sets.permitted | sets.inheritable).is_empty()),
         (
             "bounding set",
             every_capability().all(|capability| capability_is_in_bounding_set(capability) == Ok(false)),
         ),
-        (
-            "user 0 can be regained",
-            uid.is_root() || set_thread_res_uid(None, Uid::ROOT, None).is_err(),
-        ),
+        ("user 0 can be regained", uid.is_root() || set_thread_res_uid(None, Uid::ROOT, None).is_err()),
     ];
     match checks.into_iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(AgentError::StillPrivileged(what)),

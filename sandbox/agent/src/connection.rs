@@ -47,16 +47,9 @@ pub(crate) enum Then {
 /// What a collected body is.
 #[derive(Debug)]
 pub(crate) enum Collected {
-    Response {
-        content_type: String,
-    },
-    Error {
-        error_type: String,
-        xray_cause: Option<String>,
-    },
-    InitError {
-        error_type: String,
-    },
+    Response { content_type: String },
+    Error { error_type: String, xray_cause: Option<String> },
+    InitError { error_type: String },
 }
 
 /// An answer with a short body.
@@ -79,28 +72,16 @@ pub(crate) struct Output {
 
 impl Connection {
     pub(crate) fn new() -> Self {
-        Self {
-            keep_alive: true,
-            ..Self::default()
-        }
+        Self { keep_alive: true, ..Self::default() }
     }
 
     /// Answers the request and gets ready for the next one.
     pub(crate) fn reply(&mut self, reply: &Reply) {
-        let Reply {
-            status,
-            content_type,
-            body,
-        } = reply;
-        self.output
-            .head(status, content_type, body.len(), self.keep_alive);
+        let Reply { status, content_type, body } = reply;
+        self.output.head(status, content_type, body.len(), self.keep_alive);
         self.output.bytes.extend_from_slice(b"\r\n");
         self.output.bytes.extend_from_slice(body.as_bytes());
-        self.exchange = if self.keep_alive {
-            Exchange::None
-        } else {
-            Exchange::Over
-        };
+        self.exchange = if self.keep_alive { Exchange::None } else { Exchange::Over };
     }
 
     /// Whether another request may be read now.
@@ -123,11 +104,7 @@ impl Reply {
     /// `message` and `kind` are ours and need no escaping.
     fn error(status: &'static str, kind: &str, message: &str) -> Self {
         let body = format!(r#"{{"errorMessage":"{message}","errorType":"{kind}"}}"#);
-        Self {
-            status,
-            content_type: "application/json",
-            body,
-        }
+        Self { status, content_type: "application/json", body }
     }
 
     pub(crate) fn invalid_request_id() -> Self {
@@ -135,11 +112,7 @@ impl Reply {
     }
 
     pub(crate) fn invalid_response_mode() -> Self {
-        Self::error(
-            "400 Bad Request",
-            "InvalidFunctionResponseMode",
-            "Invalid function response mode",
-        )
+        Self::error("400 Bad Request", "InvalidFunctionResponseMode", "Invalid function response mode")
     }
 
     pub(crate) fn malformed() -> Self {
@@ -159,19 +132,11 @@ impl Reply {
     }
 
     pub(crate) fn not_found() -> Self {
-        Self {
-            status: "404 Not Found",
-            content_type: "text/plain",
-            body: "404 page not found\n".to_owned(),
-        }
+        Self { status: "404 Not Found", content_type: "text/plain", body: "404 page not found\n".to_owned() }
     }
 
     pub(crate) fn method_not_allowed() -> Self {
-        Self {
-            status: "405 Method Not Allowed",
-            content_type: "text/plain",
-            body: String::new(),
-        }
+        Self { status: "405 Method Not Allowed", content_type: "text/plain", body: String::new() }
     }
 }
 
@@ -180,21 +145,11 @@ impl Reply {
 impl Output {
     /// Begins an answer; header fields may follow, then an empty line and the body.
     pub(crate) fn head(&mut self, status: &str, content_type: &str, length: usize, keep_alive: bool) {
-        for part in [
-            "HTTP/1.1 ",
-            status,
-            "\r\nContent-Type: ",
-            content_type,
-            "\r\nContent-Length: ",
-        ] {
+        for part in ["HTTP/1.1 ", status, "\r\nContent-Type: ", content_type, "\r\nContent-Length: "] {
             self.bytes.extend_from_slice(part.as_bytes());
         }
         self.bytes.extend_from_slice(length.to_string().as_bytes());
-        self.bytes.extend_from_slice(if keep_alive {
-            b"\r\n"
-        } else {
-            b"\r\nConnection: close\r\n"
-        });
+        self.bytes.extend_from_slice(if keep_alive { b"\r\n" } else { b"\r\nConnection: close\r\n" });
     }
 
     /// Adds a header field. Values come from whoever invoked: a line break in one must not start a header of its own.
@@ -204,11 +159,7 @@ impl Output {
         }
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.extend_from_slice(b": ");
-        self.bytes.extend(
-            value
-                .bytes()
-                .map(|byte| if byte.is_ascii_control() { b' ' } else { byte }),
-        );
+        self.bytes.extend(value.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }));
         self.bytes.extend_from_slice(b"\r\n");
     }
 
@@ -229,15 +180,9 @@ impl Output {
 
     /// What is left to write.
     pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
-        let payload = self
-            .payload
-            .as_ref()
-            .map(|payload| payload.as_slice())
-            .unwrap_or_default();
+        let payload = self.payload.as_ref().map(|payload| payload.as_slice()).unwrap_or_default();
         let bytes = self.bytes.get(self.sent..).unwrap_or_default();
-        let payload = payload
-            .get(self.sent.saturating_sub(self.bytes.len())..)
-            .unwrap_or_default();
+        let payload = payload.get(self.sent.saturating_sub(self.bytes.len())..).unwrap_or_default();
         [IoSlice::new(bytes), IoSlice::new(payload)]
     }
 

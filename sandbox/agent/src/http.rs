@@ -105,11 +105,7 @@ impl Parser {
                     let Some(size) = self.section(input, parse_chunk_size)? else {
                         return Ok(None);
                     };
-                    self.state = if size == 0 {
-                        State::Trailers
-                    } else {
-                        State::ChunkData(size)
-                    };
+                    self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
                 }
                 State::ChunkData(0) => self.state = State::ChunkEnd,
                 State::ChunkData(left) => {
@@ -141,11 +137,7 @@ impl Parser {
         if self.held.is_empty() {
             if let Some((used, value)) = parse(input)? {
                 *input = input.get(used..).unwrap_or_default();
-                return if used > SECTION_LIMIT {
-                    Err(Malformed::TooLarge)
-                } else {
-                    Ok(Some(value))
-                };
+                return if used > SECTION_LIMIT { Err(Malformed::TooLarge) } else { Ok(Some(value)) };
             }
             return self.hold(input);
         }
@@ -163,11 +155,7 @@ impl Parser {
             return Ok(Some(value));
         }
         *input = rest;
-        if rest.is_empty() {
-            Ok(None)
-        } else {
-            Err(Malformed::TooLarge)
-        }
+        if rest.is_empty() { Ok(None) } else { Err(Malformed::TooLarge) }
     }
 
     fn hold<T>(&mut self, input: &mut &[u8]) -> Result<Option<T>, Malformed> {
@@ -261,11 +249,7 @@ impl Head {
             }
             framing.chunked = true;
         } else if is("connection") {
-            self.keep_alive = if self.keep_alive {
-                !says("close")
-            } else {
-                says("keep-alive")
-            };
+            self.keep_alive = if self.keep_alive { !says("close") } else { says("keep-alive") };
         } else if is("expect") {
             self.expects_continue = says("100-continue");
         } else if is("content-type") {
@@ -313,19 +297,11 @@ fn parse_trailers(bytes: &[u8]) -> Result<Option<(usize, Trailers)>, Malformed> 
         return Ok(None);
     };
     let value = |name: &str| {
-        let header = headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))?;
+        let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         Some(String::from_utf8_lossy(header.value).into_owned())
     };
     let error_type = value("lambda-runtime-function-error-type");
-    Ok(Some((
-        used,
-        Trailers {
-            error_type,
-            error_body: value("lambda-runtime-function-error-body"),
-        },
-    )))
+    Ok(Some((used, Trailers { error_type, error_body: value("lambda-runtime-function-error-body") })))
 }
 
 fn from_httparse(error: httparse::Error) -> Malformed {

@@ -85,17 +85,13 @@ impl RuntimeApi {
             response_limit: response_limit.min(MAX_FRAME - FRAME_ROOM),
             frames: Vec::new(),
         };
-        Self {
-            session,
-            connections: (0..CONNECTIONS).map(|_| None).collect(),
-        }
+        Self { session, connections: (0..CONNECTIONS).map(|_| None).collect() }
     }
 
     /// A place for a new connection: a free one, or that of one that is only waiting to be closed.
     pub(crate) fn open(&mut self) -> Option<usize> {
         let over = |slot: &Option<Connection>| {
-            slot.as_ref()
-                .is_some_and(|c| matches!(c.exchange, Exchange::Over) && c.output.is_empty())
+            slot.as_ref().is_some_and(|c| matches!(c.exchange, Exchange::Over) && c.output.is_empty())
         };
         let place = self.connections.iter().position(Option::is_none);
         let place = place.or_else(|| self.connections.iter().position(over))?;
@@ -119,10 +115,7 @@ impl RuntimeApi {
 
     /// What is to be written to a connection.
     pub(crate) fn output(&mut self, place: usize) -> Option<&mut Output> {
-        self.connections
-            .get_mut(place)?
-            .as_mut()
-            .map(|connection| &mut connection.output)
+        self.connections.get_mut(place)?.as_mut().map(|connection| &mut connection.output)
     }
 
     /// All output of a connection has been written: requests that came meanwhile are read.
@@ -154,10 +147,7 @@ impl RuntimeApi {
     }
 
     pub(crate) fn log(&mut self, stream: LogStream, bytes: &[u8]) {
-        self.session.send(&AgentFrame::Log {
-            stream,
-            bytes: bytes.to_vec(),
-        });
+        self.session.send(&AgentFrame::Log { stream, bytes: bytes.to_vec() });
     }
 
     pub(crate) fn runtime_exited(&mut self, status: i32) {
@@ -167,6 +157,11 @@ impl RuntimeApi {
     /// Encoded frames for the invoker; the caller takes what it has written.
     pub(crate) fn frames(&mut self) -> &mut Vec<u8> {
         &mut self.session.frames
+    }
+
+    /// Whether an answer is on its way: begun, and not complete.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.session.phase == Phase::Answering
     }
 
     /// Whether the function is at work: starting up or on an event.
@@ -224,22 +219,13 @@ impl Session {
     fn broken(&mut self, place: usize, connection: &Connection) {
         match &connection.exchange {
             Exchange::Waiting => self.waiting.retain(|waiting| *waiting != place),
-            Exchange::Collect {
-                what: Collected::Response { .. } | Collected::Error { .. },
-                ..
-            } => {
+            Exchange::Collect { what: Collected::Response { .. } | Collected::Error { .. }, .. } => {
                 self.phase = Phase::Busy;
             }
-            Exchange::TooLarge {
-                bytes,
-                invocation: true,
-            } => self.too_large(*bytes),
+            Exchange::TooLarge { bytes, invocation: true } => self.too_large(*bytes),
             Exchange::Stream => {
                 let error_type = Some("Runtime.TruncatedResponse".to_owned());
-                self.send(&AgentFrame::ResponseEnd {
-                    error_type,
-                    error_body: None,
-                });
+                self.send(&AgentFrame::ResponseEnd { error_type, error_body: None });
                 self.answered();
             }
             _ => {}
@@ -281,15 +267,8 @@ impl Session {
             return skip(Reply::method_not_allowed());
         }
         let target = head.target.clone();
-        let path = target
-            .split('?')
-            .next()
-            .and_then(|path| path.strip_prefix(PREFIX))
-            .unwrap_or_default();
-        match path
-            .strip_prefix("invocation/")
-            .and_then(|rest| rest.split_once('/'))
-        {
+        let path = target.split('?').next().and_then(|path| path.strip_prefix(PREFIX)).unwrap_or_default();
+        match path.strip_prefix("invocation/").and_then(|rest| rest.split_once('/')) {
             Some((id, "response")) => self.begin_response(id, head),
             Some((id, _)) => self.begin_error(id, head),
             None if expected == "GET" => Exchange::Skip(Then::Next),
@@ -303,17 +282,10 @@ impl Session {
         }
         let content_type = head.content_type.unwrap_or_else(|| "application/json".to_owned());
         match head.response_mode.as_deref() {
-            None => Exchange::Collect {
-                what: Collected::Response { content_type },
-                body: Vec::new(),
-            },
+            None => Exchange::Collect { what: Collected::Response { content_type }, body: Vec::new() },
             Some("streaming") => {
                 let (request_id, mode) = (id.to_owned(), ResponseMode::Streaming);
-                self.send(&AgentFrame::ResponseHead {
-                    request_id,
-                    content_type,
-                    mode,
-                });
+                self.send(&AgentFrame::ResponseHead { request_id, content_type, mode });
                 Exchange::Stream
             }
             Some(_) => {
@@ -336,35 +308,20 @@ impl Session {
             return Exchange::Skip(Then::Reply(Reply::invalid_request_id()));
         }
         let (error_type, xray_cause) = (head.error_type.unwrap_or_default(), head.xray_cause);
-        Exchange::Collect {
-            what: Collected::Error {
-                error_type,
-                xray_cause,
-            },
-            body: Vec::new(),
-        }
+        Exchange::Collect { what: Collected::Error { error_type, xray_cause }, body: Vec::new() }
     }
 
     fn begin_init_error(&mut self, head: Head) -> Exchange {
         if self.phase != Phase::Starting {
-            return Exchange::Skip(Then::Reply(Reply::invalid_transition(
-                self.phase.name(),
-                "InitError",
-            )));
+            return Exchange::Skip(Then::Reply(Reply::invalid_transition(self.phase.name(), "InitError")));
         }
         let error_type = head.error_type.unwrap_or_default();
-        Exchange::Collect {
-            what: Collected::InitError { error_type },
-            body: Vec::new(),
-        }
+        Exchange::Collect { what: Collected::InitError { error_type }, body: Vec::new() }
     }
 
     /// Takes the right to answer the event.
     fn claim(&mut self, id: &str) -> bool {
-        let is_current = self
-            .event
-            .as_ref()
-            .is_some_and(|event| event.invoke.request_id == id);
+        let is_current = self.event.as_ref().is_some_and(|event| event.invoke.request_id == id);
         let claimed = is_current && self.phase == Phase::Busy;
         if claimed {
             self.phase = Phase::Answering;
@@ -379,15 +336,10 @@ impl Session {
             }
             Exchange::Collect { what, body } => {
                 let invocation = !matches!(what, Collected::InitError { .. });
-                connection.exchange = Exchange::TooLarge {
-                    bytes: count(body) + count(bytes),
-                    invocation,
-                };
+                connection.exchange = Exchange::TooLarge { bytes: count(body) + count(bytes), invocation };
             }
             Exchange::TooLarge { bytes: counted, .. } => *counted += count(bytes),
-            Exchange::Stream => self.send(&AgentFrame::ResponseChunk {
-                bytes: bytes.to_vec(),
-            }),
+            Exchange::Stream => self.send(&AgentFrame::ResponseChunk { bytes: bytes.to_vec() }),
             Exchange::None | Exchange::Skip(_) | Exchange::Waiting | Exchange::Over => {}
         }
     }
@@ -407,14 +359,8 @@ impl Session {
                 Reply::too_large(self.response_limit)
             }
             Exchange::Stream => {
-                let Trailers {
-                    error_type,
-                    error_body,
-                } = trailers;
-                self.send(&AgentFrame::ResponseEnd {
-                    error_type,
-                    error_body,
-                });
+                let Trailers { error_type, error_body } = trailers;
+                self.send(&AgentFrame::ResponseEnd { error_type, error_body });
                 self.answered();
                 Reply::accepted()
             }
@@ -424,36 +370,17 @@ impl Session {
     }
 
     fn collected(&mut self, what: Collected, body: Vec<u8>) {
-        let request_id = self
-            .event
-            .as_ref()
-            .map(|event| event.invoke.request_id.clone())
-            .unwrap_or_default();
+        let request_id = self.event.as_ref().map(|event| event.invoke.request_id.clone()).unwrap_or_default();
         match what {
             Collected::Response { content_type } => {
                 let mode = ResponseMode::Buffered;
-                self.send(&AgentFrame::ResponseHead {
-                    request_id,
-                    content_type,
-                    mode,
-                });
+                self.send(&AgentFrame::ResponseHead { request_id, content_type, mode });
                 self.send(&AgentFrame::ResponseChunk { bytes: body });
-                self.send(&AgentFrame::ResponseEnd {
-                    error_type: None,
-                    error_body: None,
-                });
+                self.send(&AgentFrame::ResponseEnd { error_type: None, error_body: None });
                 self.answered();
             }
-            Collected::Error {
-                error_type,
-                xray_cause,
-            } => {
-                self.send(&AgentFrame::InvocationError {
-                    request_id,
-                    error_type,
-                    xray_cause,
-                    body,
-                });
+            Collected::Error { error_type, xray_cause } => {
+                self.send(&AgentFrame::InvocationError { request_id, error_type, xray_cause, body });
                 self.answered();
             }
             // Another connection may have asked for an event while this one was talking.
@@ -466,11 +393,7 @@ impl Session {
     }
 
     fn too_large(&mut self, bytes: u64) {
-        let request_id = self
-            .event
-            .as_ref()
-            .map(|event| event.invoke.request_id.clone())
-            .unwrap_or_default();
+        let request_id = self.event.as_ref().map(|event| event.invoke.request_id.clone()).unwrap_or_default();
         self.send(&AgentFrame::ResponseTooLarge { request_id, bytes });
         self.answered();
     }
@@ -506,29 +429,16 @@ impl Session {
         output.head("200 OK", "application/json", payload.len(), connection.keep_alive);
         output.field("Lambda-Runtime-Aws-Request-Id", &invoke.request_id);
         output.field("Lambda-Runtime-Deadline-Ms", &invoke.deadline_ms.to_string());
-        output.field(
-            "Lambda-Runtime-Invoked-Function-Arn",
-            &invoke.invoked_function_arn,
-        );
+        output.field("Lambda-Runtime-Invoked-Function-Arn", &invoke.invoked_function_arn);
         output.field("Lambda-Runtime-Trace-Id", &invoke.xray_trace_id);
-        output.field(
-            "Lambda-Runtime-Client-Context",
-            invoke.client_context.as_deref().unwrap_or_default(),
-        );
-        output.field(
-            "Lambda-Runtime-Cognito-Identity",
-            invoke.cognito_identity.as_deref().unwrap_or_default(),
-        );
-        output.field(
-            "Lambda-Runtime-Aws-Tenant-Id",
-            invoke.tenant_id.as_deref().unwrap_or_default(),
-        );
+        // Not AWS's: the same trace for runtimes that speak W3C.
+        output.field("traceparent", invoke.traceparent.as_deref().unwrap_or_default());
+        output.field("Lambda-Runtime-Client-Context", invoke.client_context.as_deref().unwrap_or_default());
+        output
+            .field("Lambda-Runtime-Cognito-Identity", invoke.cognito_identity.as_deref().unwrap_or_default());
+        output.field("Lambda-Runtime-Aws-Tenant-Id", invoke.tenant_id.as_deref().unwrap_or_default());
         output.payload(Rc::clone(payload));
-        connection.exchange = if connection.keep_alive {
-            Exchange::None
-        } else {
-            Exchange::Over
-        };
+        connection.exchange = if connection.keep_alive { Exchange::None } else { Exchange::Over };
     }
 }
 

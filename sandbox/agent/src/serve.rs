@@ -39,10 +39,7 @@ const READ: usize = 64 * 1024;
 const ROUND: usize = 1024 * 1024;
 
 /// While the function is at work, how often orphans that have ended are looked for.
-const REAP_INTERVAL: Timespec = Timespec {
-    tv_sec: 1,
-    tv_nsec: 0,
-};
+const REAP_INTERVAL: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
 /// And otherwise, after how many events.
 const REAP_AFTER: u32 = 16;
@@ -75,6 +72,8 @@ pub(crate) struct Server {
     touched: BTreeSet<usize>,
     scratch: Vec<u8>,
     events_until_reaping: u32,
+    /// The runtime has ended in this way, and the invoker does not know yet.
+    exit_untold: Option<i32>,
 }
 
 /// A connection's descriptor.
@@ -95,13 +94,7 @@ enum Next {
 
 impl Server {
     pub(crate) fn new(booted: Booted) -> Result<Self, AgentError> {
-        let Booted {
-            stream,
-            decoder,
-            listener,
-            runtime,
-            response_limit,
-        } = booted;
+        let Booted { stream, decoder, listener, runtime, response_limit } = booted;
         ioctl_fionbio(&stream, true).step("make the stream non-blocking")?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("create an epoll")?;
         let watched = [
@@ -112,13 +105,8 @@ impl Server {
             (runtime.pidfd.as_fd(), RUNTIME),
         ];
         for (descriptor, token) in watched {
-            epoll::add(
-                &epoll,
-                descriptor,
-                epoll::EventData::new_u64(token),
-                epoll::EventFlags::IN,
-            )
-            .step("watch a descriptor")?;
+            epoll::add(&epoll, descriptor, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+                .step("watch a descriptor")?;
         }
         Ok(Self {
             epoll,
@@ -133,6 +121,7 @@ impl Server {
             touched: BTreeSet::new(),
             scratch: vec![0; READ],
             events_until_reaping: REAP_AFTER,
+            exit_untold: None,
         })
     }
 
@@ -145,7 +134,10 @@ impl Server {
             let timeout = self.api.is_active().then_some(&REAP_INTERVAL);
             events.clear();
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(0) => self.reap(),
+                Ok(0) => {
+                    self.tell_exit(true);
+                    self.reap();
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno).step("wait for events"),
             }
@@ -171,6 +163,8 @@ impl Server {
         }
         if ready.contains(&RUNTIME) {
             self.reap();
+        } else {
+            self.tell_exit(false);
         }
         if self.write_stream()? == Next::Exit {
             return Ok(Next::Exit);
@@ -260,31 +254,21 @@ impl Server {
             Err(errno) => return Err(errno).step("wait for the invoker"),
         }
         let [watched] = watched;
-        if watched.revents().contains(PollFlags::IN) {
-            self.read_stream()
-        } else {
-            Ok(Next::GoOn)
-        }
+        if watched.revents().contains(PollFlags::IN) { self.read_stream() } else { Ok(Next::GoOn) }
     }
 
     // --- what the function prints
 
     fn drain_pipes(&mut self, stdout: bool, stderr: bool) {
         let streams = [(stdout, LogStream::Stdout), (stderr, LogStream::Stderr)];
-        for (pipe, (_, stream)) in self
-            .pipes
-            .iter_mut()
-            .zip(streams)
-            .filter(|(_, (ready, _))| *ready)
-        {
+        for (pipe, (_, stream)) in self.pipes.iter_mut().zip(streams).filter(|(_, (ready, _))| *ready) {
             let mut total = 0;
             while let Some(fd) = pipe.as_ref().filter(|_| total < ROUND) {
                 match read(fd, self.scratch.as_mut_slice()) {
                     // Nobody has it open for writing any more. Closing takes it out of the epoll.
                     Ok(0) => *pipe = None,
                     Ok(bytes) => {
-                        self.api
-                            .log(stream, self.scratch.get(..bytes).unwrap_or_default());
+                        self.api.log(stream, self.scratch.get(..bytes).unwrap_or_default());
                         total += bytes;
                         if bytes < READ {
                             break;
@@ -312,11 +296,7 @@ impl Server {
             let watched = epoll::add(&self.epoll, &fd, token(place), epoll::EventFlags::IN);
             match (watched, self.sockets.get_mut(place)) {
                 (Ok(()), Some(socket)) => {
-                    *socket = Some(Socket {
-                        fd,
-                        blocked: false,
-                        ended: false,
-                    });
+                    *socket = Some(Socket { fd, blocked: false, ended: false });
                 }
                 _ => self.api.closed(place),
             }
@@ -343,8 +323,7 @@ impl Server {
             match read(&socket.fd, self.scratch.as_mut_slice()) {
                 Ok(0) => return self.close(place),
                 Ok(bytes) => {
-                    self.api
-                        .received(place, self.scratch.get(..bytes).unwrap_or_default());
+                    self.api.received(place, self.scratch.get(..bytes).unwrap_or_default());
                     self.touched.insert(place);
                     total += bytes;
                     // What it answers goes out before more is read of a connection that does not read.
@@ -420,8 +399,19 @@ impl Server {
                 self.read_connection(place, MAX_FRAME);
             }
             let signal = status.terminating_signal().map(|signal| -signal);
-            self.api
-                .runtime_exited(status.exit_status().or(signal).unwrap_or_default());
+            self.exit_untold = Some(status.exit_status().or(signal).unwrap_or_default());
+        }
+        self.tell_exit(false);
+    }
+
+    /// Reports the runtime's end. An answer that it had sent may still be on its way through the kernel: its connection ends
+    /// behind it, unless a child of the runtime's holds it open; then quiet means that no more is coming.
+    fn tell_exit(&mut self, quiet: bool) {
+        if !quiet && self.api.is_answering() {
+            return;
+        }
+        if let Some(status) = self.exit_untold.take() {
+            self.api.runtime_exited(status);
         }
     }
 }

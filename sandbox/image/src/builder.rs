@@ -43,18 +43,9 @@ pub enum Progress {
     /// The installed runtime is what its recipe says; nothing is done.
     UpToDate { runtime: String },
     /// Step `number` of `of` begins.
-    Step {
-        runtime: String,
-        number: u32,
-        of: u32,
-        what: &'static str,
-    },
+    Step { runtime: String, number: u32, of: u32, what: &'static str },
     /// The runtime is installed.
-    Done {
-        runtime: String,
-        bytes: u64,
-        packages: usize,
-    },
+    Done { runtime: String, bytes: u64, packages: usize },
 }
 
 impl fmt::Display for Progress {
@@ -62,22 +53,9 @@ impl fmt::Display for Progress {
         match self {
             Self::Waiting { runtime } => write!(f, "{runtime}: waiting for another build to end"),
             Self::UpToDate { runtime } => write!(f, "{runtime}: up to date"),
-            Self::Step {
-                runtime,
-                number,
-                of,
-                what,
-            } => write!(f, "{runtime}: [{number}/{of}] {what}"),
-            Self::Done {
-                runtime,
-                bytes,
-                packages,
-            } => {
-                write!(
-                    f,
-                    "{runtime}: installed, {packages} packages, {} MB",
-                    bytes / 1_000_000
-                )
+            Self::Step { runtime, number, of, what } => write!(f, "{runtime}: [{number}/{of}] {what}"),
+            Self::Done { runtime, bytes, packages } => {
+                write!(f, "{runtime}: installed, {packages} packages, {} MB", bytes / 1_000_000)
             }
         }
     }
@@ -97,9 +75,7 @@ pub fn build(
     fs::create_dir_all(&home).context("create", &home)?;
     let _lock = lock(recipe, &home, progress)?;
     if let Some(installed) = catalog.get(&recipe.name).filter(|installed| installed.current) {
-        progress(Progress::UpToDate {
-            runtime: recipe.name.clone(),
-        });
+        progress(Progress::UpToDate { runtime: recipe.name.clone() });
         return Ok(installed);
     }
     let uid = rustix::process::geteuid();
@@ -121,9 +97,7 @@ fn lock(recipe: &Recipe, home: &Path, progress: &mut dyn FnMut(Progress)) -> Res
     let path = home.join(".lock");
     let file = File::create(&path).context("create", &path)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        progress(Progress::Waiting {
-            runtime: recipe.name.clone(),
-        });
+        progress(Progress::Waiting { runtime: recipe.name.clone() });
         flock(&file, FlockOperation::LockExclusive).context("lock", &path)?;
     }
     Ok(file)
@@ -137,12 +111,7 @@ fn build_root(
     let mut number = 0;
     let mut step = |what| {
         number += 1;
-        progress(Progress::Step {
-            runtime: recipe.name.clone(),
-            number,
-            of: STEPS,
-            what,
-        });
+        progress(Progress::Step { runtime: recipe.name.clone(), number, of: STEPS, what });
     };
     let root = home.join(PARTIAL);
     remove_tree(&root)?;
@@ -152,12 +121,7 @@ fn build_root(
 
     step("finishing the root file system");
     finish::finish(&root)?;
-    LDCONFIG.run(
-        Command::new("ldconfig")
-            .arg("-r")
-            .arg(&root)
-            .env("PATH", system_path()),
-    )?;
+    LDCONFIG.run(Command::new("ldconfig").arg("-r").arg(&root).env("PATH", system_path()))?;
     place_runtime_files(recipe, &root)?;
 
     step("installing the runtime client");
@@ -184,10 +148,7 @@ fn extract(recipe: &Recipe, home: &Path, root: &Path) -> Result<Vec<Package>, Bu
             "--aptopt=Acquire::Retries \"3\"",
         ])
         // The archive's cache tells afterwards which versions were taken; `finish` removes it.
-        .args([
-            "--skip=cleanup/apt/cache",
-            "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-        ])
+        .args(["--skip=cleanup/apt/cache", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"])
         .arg(format!("--include={}", recipe.packages.join(",")))
         .arg(&recipe.suite)
         .arg(root);
@@ -233,11 +194,7 @@ fn debian_package(file: &str) -> Option<Package> {
     let mut parts = file.strip_suffix(".deb")?.splitn(3, '_');
     let (name, version) = (parts.next()?, parts.next()?);
     parts.next()?;
-    Some(Package {
-        origin: "debian".to_owned(),
-        name: name.to_owned(),
-        version: version.replace("%3a", ":"),
-    })
+    Some(Package { origin: "debian".to_owned(), name: name.to_owned(), version: version.replace("%3a", ":") })
 }
 
 /// `ldconfig` is in `/sbin`, which a user's path may lack.
@@ -322,10 +279,7 @@ mod tests {
     #[test]
     fn package_names_come_from_the_archives_file_names() {
         let package = debian_package("libattr1_1%3a2.5.1-4_amd64.deb").unwrap();
-        assert_eq!(
-            (package.name.as_str(), package.version.as_str()),
-            ("libattr1", "1:2.5.1-4")
-        );
+        assert_eq!((package.name.as_str(), package.version.as_str()), ("libattr1", "1:2.5.1-4"));
         assert_eq!(debian_package("partial"), None);
         assert_eq!(debian_package("lock.deb"), None);
     }
@@ -340,12 +294,7 @@ mod tests {
         let manifest = place(recipe, &home, &partial, Vec::new(), 5).unwrap();
         let mut seen = Vec::new();
         let installed = build(recipe, dir.path(), &mut |progress| seen.push(progress)).unwrap();
-        assert_eq!(
-            seen,
-            [Progress::UpToDate {
-                runtime: recipe.name.clone()
-            }]
-        );
+        assert_eq!(seen, [Progress::UpToDate { runtime: recipe.name.clone() }]);
         assert_eq!((installed.digest, installed.bytes), (manifest.digest, 5));
         assert!(installed.built > 1_700_000_000);
     }
@@ -358,22 +307,11 @@ mod tests {
         for version in ["1", "2", "3"] {
             let partial = dir.path().join(PARTIAL);
             fs::create_dir_all(&partial).unwrap();
-            let package = Package {
-                origin: "debian".into(),
-                name: "bash".into(),
-                version: version.into(),
-            };
-            roots.push(
-                place(recipe, dir.path(), &partial, vec![package], 0)
-                    .unwrap()
-                    .root,
-            );
+            let package = Package { origin: "debian".into(), name: "bash".into(), version: version.into() };
+            roots.push(place(recipe, dir.path(), &partial, vec![package], 0).unwrap().root);
         }
         assert_eq!(
-            roots
-                .iter()
-                .map(|root| dir.path().join(root).exists())
-                .collect::<Vec<_>>(),
+            roots.iter().map(|root| dir.path().join(root).exists()).collect::<Vec<_>>(),
             [false, true, true]
         );
         assert_eq!(Manifest::read(dir.path()).unwrap().unwrap().root, roots[2]);
@@ -389,12 +327,7 @@ mod tests {
             let home = dir.path().to_owned();
             move || lock(recipe, &home, &mut |progress| tell.send(progress).unwrap()).map(drop)
         });
-        assert_eq!(
-            told.recv().unwrap(),
-            Progress::Waiting {
-                runtime: recipe.name.clone()
-            }
-        );
+        assert_eq!(told.recv().unwrap(), Progress::Waiting { runtime: recipe.name.clone() });
         drop(held);
         waiter.join().unwrap().unwrap();
     }

@@ -42,9 +42,7 @@ impl RuntimeCatalog {
     #[must_use]
     pub fn open(dir: &Path) -> Self {
         // Mounts need absolute paths whatever the working directory becomes.
-        Self {
-            dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf()),
-        }
+        Self { dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf()) }
     }
 
     /// The directory.
@@ -65,10 +63,8 @@ impl RuntimeCatalog {
         let Ok(entries) = fs::read_dir(&self.dir) else {
             return Vec::new();
         };
-        let mut names: Vec<_> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect();
+        let mut names: Vec<_> =
+            entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort();
         names.iter().filter_map(|name| self.get(name)).collect()
     }
@@ -170,14 +166,9 @@ mod tests {
         let catalog = RuntimeCatalog::open(dir.path());
         fs::write(install(dir.path(), "garbage").join("runtime.json"), "{").unwrap();
         fs::remove_dir(install(dir.path(), "rootless").join("root-d1")).unwrap();
-        let escaping = Manifest {
-            root: "root-/../../..".to_owned(),
-            ..manifest("escaping")
-        };
+        let escaping = Manifest { root: "root-/../../..".to_owned(), ..manifest("escaping") };
         escaping.write(&install(dir.path(), "escaping")).unwrap();
-        manifest("another")
-            .write(&install(dir.path(), "renamed"))
-            .unwrap();
+        manifest("another").write(&install(dir.path(), "renamed")).unwrap();
         assert_eq!(catalog.list(), []);
     }
 }

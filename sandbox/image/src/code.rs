@@ -88,13 +88,7 @@ struct Unpacker<'a, 'b> {
 impl<'a, 'b> Unpacker<'a, 'b> {
     fn new(dir: &'a Path, reader: &'a FilesystemReader<'b>) -> Result<Self, UnpackError> {
         let root = rustix::fs::open(dir, DIRECTORY, Mode::empty()).in_path(dir)?;
-        Ok(Self {
-            dir,
-            root,
-            reader,
-            parent: None,
-            modes: Vec::new(),
-        })
+        Ok(Self { dir, root, reader, parent: None, modes: Vec::new() })
     }
 
     fn run(mut self) -> Result<(), UnpackError> {
@@ -123,9 +117,7 @@ impl<'a, 'b> Unpacker<'a, 'b> {
         let Some(name) = path.file_name() else {
             return match node.inner {
                 InnerNode::Dir(_) => Ok(()),
-                _ => Err(UnpackError::Path {
-                    path: node.fullpath.clone(),
-                }),
+                _ => Err(UnpackError::Path { path: node.fullpath.clone() }),
             };
         };
         let kind = match &node.inner {
@@ -156,40 +148,23 @@ impl<'a, 'b> Unpacker<'a, 'b> {
             rustix::fs::openat(self.parent(path)?, name, flags, Mode::RUSR | Mode::WUSR).in_path(path)?;
         let mut out = File::from(fd);
         let expected = file.file_len() as u64;
-        let mut contents = self
-            .reader
-            .file(file)
-            .reader_checked()
-            .map_err(UnpackError::Image)?;
+        let mut contents = self.reader.file(file).reader_checked().map_err(UnpackError::Image)?;
         let got = io::copy(&mut contents, &mut out).in_path(path)?;
         if got != expected {
-            return Err(UnpackError::Truncated {
-                path: path.to_owned(),
-                got,
-                expected,
-            });
+            return Err(UnpackError::Truncated { path: path.to_owned(), got, expected });
         }
         rustix::fs::fchmod(&out, mode).in_path(path)?;
         // Compiled Python modules are valid only for the modification time of their source.
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: i64::from(mtime),
-                tv_nsec: 0,
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: i64::from(mtime), tv_nsec: 0 },
         };
         rustix::fs::futimens(&out, &times).in_path(path)
     }
 
     fn link(&mut self, path: &Path, name: &OsStr, target: &Path) -> Result<(), UnpackError> {
         if !stays_inside(path, target) {
-            return Err(UnpackError::Link {
-                path: path.to_owned(),
-                target: target.to_owned(),
-            });
+            return Err(UnpackError::Link { path: path.to_owned(), target: target.to_owned() });
         }
         rustix::fs::symlinkat(target, self.parent(path)?, name).in_path(path)
     }
@@ -205,17 +180,13 @@ impl<'a, 'b> Unpacker<'a, 'b> {
         }
         match &self.parent {
             Some((_, fd)) => Ok(fd),
-            None => Err(UnpackError::Path {
-                path: self.dir.join(path),
-            }),
+            None => Err(UnpackError::Path { path: self.dir.join(path) }),
         }
     }
 }
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 fn open_directory(root: &impl AsFd, path: &Path) -> Result<OwnedFd, UnpackError> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -230,9 +201,7 @@ fn relative(path: &Path) -> Result<PathBuf, UnpackError> {
             Component::RootDir => {}
             Component::Normal(name) => relative.push(name),
             _ => {
-                return Err(UnpackError::Path {
-                    path: path.to_owned(),
-                });
+                return Err(UnpackError::Path { path: path.to_owned() });
             }
         }
     }
@@ -259,9 +228,6 @@ trait InPath<T> {
 
 impl<T, E: Into<io::Error>> InPath<T> for Result<T, E> {
     fn in_path(self, path: &Path) -> Result<T, UnpackError> {
-        self.map_err(|source| UnpackError::Io {
-            path: path.to_owned(),
-            source: source.into(),
-        })
+        self.map_err(|source| UnpackError::Io { path: path.to_owned(), source: source.into() })
     }
 }

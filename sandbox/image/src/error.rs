@@ -10,23 +10,12 @@ pub enum BuildError {
     NotRoot { uid: u32 },
     /// `install` is the whole command line that brings the tool.
     #[error("{tool} is not installed; install it with: {install}")]
-    ToolMissing {
-        tool: &'static str,
-        install: &'static str,
-    },
+    ToolMissing { tool: &'static str, install: &'static str },
     /// The tool ran and failed; `output` is the end of what it printed.
     #[error("{tool} failed ({status}): {output}")]
-    ToolFailed {
-        tool: &'static str,
-        status: String,
-        output: String,
-    },
+    ToolFailed { tool: &'static str, status: String, output: String },
     #[error("cannot {action} {path}")]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: io::Error },
     /// A step left out what the runtime cannot be without.
     #[error("the built root has no {path}")]
     Incomplete { path: PathBuf },
@@ -42,10 +31,6 @@ pub(crate) trait IoContext<T> {
 
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn context(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, BuildError> {
-        self.map_err(|source| BuildError::Io {
-            action,
-            path: path.into(),
-            source: source.into(),
-        })
+        self.map_err(|source| BuildError::Io { action, path: path.into(), source: source.into() })
     }
 }

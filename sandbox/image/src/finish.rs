@@ -10,17 +10,8 @@ use std::{
 use crate::{BuildError, error::IoContext};
 
 /// Where the jail mounts something, or what a function expects to be there.
-const DIRECTORIES: &[&str] = &[
-    "dev",
-    "opt",
-    "proc",
-    "sys",
-    "tmp",
-    "var/lang/bin",
-    "var/runtime",
-    "var/task",
-    "etc/pki/tls/certs",
-];
+const DIRECTORIES: &[&str] =
+    &["dev", "opt", "proc", "sys", "tmp", "var/lang/bin", "var/runtime", "var/task", "etc/pki/tls/certs"];
 
 /// What no function uses: documentation, translations, package management, other people's configuration.
 const REMOVED: &[&str] = &[
@@ -155,14 +146,8 @@ fn keep_only_copyrights(doc: &Path) -> Result<(), BuildError> {
     let Ok(packages) = fs::read_dir(doc) else {
         return Ok(());
     };
-    for package in packages
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-    {
-        for file in fs::read_dir(package.path())
-            .context("read", package.path())?
-            .flatten()
-        {
+    for package in packages.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        for file in fs::read_dir(package.path()).context("read", package.path())?.flatten() {
             if file.file_name() != "copyright" {
                 remove(&file.path())?;
             }

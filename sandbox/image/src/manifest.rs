@@ -43,12 +43,7 @@ impl Manifest {
     pub(crate) fn read(dir: &Path) -> io::Result<Option<Self>> {
         let bytes = match fs::read(dir.join(FILE)) {
             Ok(bytes) => bytes,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Ok(None);
             }
             Err(error) => return Err(error),
@@ -56,10 +51,7 @@ impl Manifest {
         let manifest: Self = serde_json::from_slice(&bytes)?;
         // The name becomes a path below `dir`.
         if !manifest.root.starts_with("root-") || manifest.root.contains('/') {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("root is {:?}", manifest.root),
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("root is {:?}", manifest.root)));
         }
         Ok(Some(manifest))
     }
@@ -79,12 +71,7 @@ impl Manifest {
 pub(crate) fn digest(recipe_digest: &str, packages: &[Package]) -> String {
     let mut context = Context::new(&SHA256);
     context.update(recipe_digest.as_bytes());
-    for Package {
-        origin,
-        name,
-        version,
-    } in packages
-    {
+    for Package { origin, name, version } in packages {
         context.update(format!("\n{origin} {name} {version}").as_bytes());
     }
     hex::encode(context.finish())

@@ -43,10 +43,7 @@ fn pip_install(version: &str, list: &Path, target: &Path) -> Result<(), BuildErr
     if !["x86_64", "aarch64"].contains(&architecture) {
         return Err(BuildError::Architecture { architecture });
     }
-    let platforms = [
-        format!("manylinux2014_{architecture}"),
-        format!("manylinux_2_28_{architecture}"),
-    ];
+    let platforms = [format!("manylinux2014_{architecture}"), format!("manylinux_2_28_{architecture}")];
     let (list, target) = (list.to_string_lossy(), target.to_string_lossy());
     pip(&[
         "install",
@@ -88,10 +85,7 @@ fn installed(target: &Path) -> Result<Vec<Package>, BuildError> {
     for entry in fs::read_dir(target).context("read", target)?.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if let Some((name, version)) = name
-            .strip_suffix(".dist-info")
-            .and_then(|name| name.split_once('-'))
-        {
+        if let Some((name, version)) = name.strip_suffix(".dist-info").and_then(|name| name.split_once('-')) {
             packages.push(Package {
                 origin: "python".to_owned(),
                 name: name.to_owned(),
@@ -111,21 +105,9 @@ pub(crate) fn compile(recipe: &Recipe, root: &Path) -> Result<(), BuildError> {
     };
     let library = format!("/usr/lib/python{}", python.version);
     let mut command = inside(root, &python.interpreter);
-    command.args([
-        "-I",
-        "-m",
-        "compileall",
-        "-q",
-        "-f",
-        "--invalidation-mode",
-        "unchecked-hash",
-    ]);
+    command.args(["-I", "-m", "compileall", "-q", "-f", "--invalidation-mode", "unchecked-hash"]);
     command.args([library.as_str(), "/var/runtime"]);
     CHROOT.run(&mut command)?;
     let compiled = root.join(RUNTIME).join("__pycache__");
-    if compiled.is_dir() {
-        Ok(())
-    } else {
-        Err(BuildError::Incomplete { path: compiled })
-    }
+    if compiled.is_dir() { Ok(()) } else { Err(BuildError::Incomplete { path: compiled }) }
 }

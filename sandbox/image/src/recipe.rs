@@ -105,10 +105,7 @@ impl Recipe {
 
     /// What pip installs, in its own requirements format.
     pub(crate) fn requirements(&self) -> Option<&'static str> {
-        self.files
-            .iter()
-            .find(|file| file.name == REQUIREMENTS)
-            .map(|file| file.text)
+        self.files.iter().find(|file| file.name == REQUIREMENTS).map(|file| file.text)
     }
 
     /// The recipes are part of the program: one that does not parse is a defect that every test would meet.
@@ -133,10 +130,7 @@ mod tests {
 
     #[test]
     fn every_known_recipe_parses_and_is_found_by_its_name() {
-        let names: Vec<_> = Recipe::known()
-            .iter()
-            .map(|recipe| recipe.name.as_str())
-            .collect();
+        let names: Vec<_> = Recipe::known().iter().map(|recipe| recipe.name.as_str()).collect();
         assert_eq!(names, ["python3.11", "provided.al2023"]);
         for name in names {
             assert_eq!(Recipe::named(name).unwrap().name, name);
@@ -147,33 +141,18 @@ mod tests {
     #[test]
     fn a_change_of_any_file_changes_the_digest() {
         const PLAIN: &str = include_str!("../recipes/provided.al2023/recipe.toml");
-        const A: &[RecipeFile] = &[RecipeFile {
-            name: "a",
-            text: "bc",
-            mode: 0o644,
-        }];
-        const B: &[RecipeFile] = &[RecipeFile {
-            name: "ab",
-            text: "c",
-            mode: 0o644,
-        }];
-        let digests: std::collections::BTreeSet<_> = [
-            Recipe::parse(PLAIN, &[]),
-            Recipe::parse(PLAIN, A),
-            Recipe::parse(PLAIN, B),
-        ]
-        .map(|recipe| recipe.digest)
-        .into();
+        const A: &[RecipeFile] = &[RecipeFile { name: "a", text: "bc", mode: 0o644 }];
+        const B: &[RecipeFile] = &[RecipeFile { name: "ab", text: "c", mode: 0o644 }];
+        let digests: std::collections::BTreeSet<_> =
+            [Recipe::parse(PLAIN, &[]), Recipe::parse(PLAIN, A), Recipe::parse(PLAIN, B)]
+                .map(|recipe| recipe.digest)
+                .into();
         assert_eq!(digests.len(), 3);
     }
 
     #[test]
     fn every_python_requirement_is_pinned_by_hash() {
-        let text = Recipe::named("python3.11")
-            .unwrap()
-            .requirements()
-            .unwrap()
-            .replace("\\\n", " ");
+        let text = Recipe::named("python3.11").unwrap().requirements().unwrap().replace("\\\n", " ");
         let lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert!(lines.iter().any(|line| line.starts_with("awslambdaric==4.2.")));
         for line in lines {

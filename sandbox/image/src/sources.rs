@@ -28,9 +28,7 @@ pub(crate) fn debian_sources(etc_apt: &Path, suite: &str) -> Option<String> {
     }
     entries.retain_mut(|entry| entry.keep_only(suite));
     // Updates alone do not make a system.
-    let whole = entries
-        .iter()
-        .any(|entry| entry.suites.iter().any(|s| s == suite));
+    let whole = entries.iter().any(|entry| entry.suites.iter().any(|s| s == suite));
     whole.then(|| entries.iter().map(Entry::to_stanza).collect())
 }
 
@@ -96,20 +94,12 @@ impl Entry {
 
     /// Narrows the entry to `suite`, its updates and its security fixes; false if nothing of Debian's is left.
     fn keep_only(&mut self, suite: &str) -> bool {
-        let wanted = [
-            suite.to_owned(),
-            format!("{suite}-updates"),
-            format!("{suite}-security"),
-        ];
-        self.suites
-            .retain(|have| wanted.iter().any(|want| have.trim_end_matches('/') == want));
+        let wanted = [suite.to_owned(), format!("{suite}-updates"), format!("{suite}-security")];
+        self.suites.retain(|have| wanted.iter().any(|want| have.trim_end_matches('/') == want));
         self.components.retain(|component| component == "main");
         self.uris.retain(|uri| !uri.starts_with("cdrom:"));
         // A third party that also calls its suite after the release signs with a key of its own.
-        let debian = self
-            .signed_by
-            .as_ref()
-            .is_none_or(|key| key.contains("debian-archive"));
+        let debian = self.signed_by.as_ref().is_none_or(|key| key.contains("debian-archive"));
         debian && !self.suites.is_empty() && !self.components.is_empty() && !self.uris.is_empty()
     }
 
@@ -159,10 +149,7 @@ mod tests {
             "URIs: http://mirror.test/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
         ));
         assert!(text.contains("URIs: http://mirror.test/security\nSuites: bookworm-security\n"));
-        assert!(
-            !text.contains("vendor") && !text.contains("saved") && !text.contains("contrib"),
-            "{text}"
-        );
+        assert!(!text.contains("vendor") && !text.contains("saved") && !text.contains("contrib"), "{text}");
     }
 
     #[test]
@@ -182,15 +169,9 @@ mod tests {
 
     #[test]
     fn without_the_release_itself_there_is_nothing_to_use() {
+        assert_eq!(sources(&[("sources.list", "deb http://mirror.test/debian trixie main\n")]), None);
         assert_eq!(
-            sources(&[("sources.list", "deb http://mirror.test/debian trixie main\n")]),
-            None
-        );
-        assert_eq!(
-            sources(&[(
-                "sources.list",
-                "deb http://mirror.test/debian bookworm-updates main\n"
-            )]),
+            sources(&[("sources.list", "deb http://mirror.test/debian bookworm-updates main\n")]),
             None
         );
         let disabled = "Enabled: no\nTypes: deb\nURIs: http://m.test\nSuites: bookworm\nComponents: main\n";

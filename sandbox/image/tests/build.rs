@@ -11,10 +11,7 @@ use std::{
 use image::{InstalledRuntime, Progress, Recipe, RuntimeCatalog};
 
 fn runtimes() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/runtimes")
-        .components()
-        .collect()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/runtimes").components().collect()
 }
 
 fn built(name: &str) -> InstalledRuntime {
@@ -24,13 +21,7 @@ fn built(name: &str) -> InstalledRuntime {
     let again = image::build(recipe, &runtimes(), &mut |progress| seen.push(progress)).unwrap();
     // Other tests may hold the lock at this moment.
     seen.retain(|progress| !matches!(progress, Progress::Waiting { .. }));
-    assert_eq!(
-        seen,
-        [Progress::UpToDate {
-            runtime: name.to_owned()
-        }],
-        "a second build has nothing to do"
-    );
+    assert_eq!(seen, [Progress::UpToDate { runtime: name.to_owned() }], "a second build has nothing to do");
     assert_eq!(again, installed);
     let catalog = RuntimeCatalog::open(&runtimes());
     assert_eq!(catalog.get(name), Some(installed.clone()));
@@ -51,11 +42,7 @@ fn inside(runtime: &InstalledRuntime, program: &[&str], more: &[(&str, &str)]) -
 }
 
 fn text(output: &Output) -> String {
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -78,46 +65,23 @@ fn is_a_proper_root(runtime: &InstalledRuntime) {
     for directory in ["var/task", "var/runtime", "opt", "tmp", "proc", "dev", "sys"] {
         assert!(runtime.root.join(directory).is_dir(), "{directory}");
     }
-    for file in [
-        "etc/passwd",
-        "etc/resolv.conf",
-        "etc/hosts",
-        "etc/nsswitch.conf",
-        "etc/ld.so.cache",
-    ] {
+    for file in ["etc/passwd", "etc/resolv.conf", "etc/hosts", "etc/nsswitch.conf", "etc/ld.so.cache"] {
         assert!(runtime.root.join(file).is_file(), "{file}");
     }
     let mut bytes = 0;
     walk(&runtime.root, &mut |path, metadata| {
         let kind = metadata.file_type();
         assert_eq!((metadata.uid(), metadata.gid()), (0, 0), "{}", path.display());
-        assert!(
-            !kind.is_block_device() && !kind.is_char_device(),
-            "{} is a device",
-            path.display()
-        );
+        assert!(!kind.is_block_device() && !kind.is_char_device(), "{} is a device", path.display());
         let mode = metadata.permissions().mode() & 0o7777;
         let tmp = path == runtime.root.join("tmp");
-        assert!(
-            kind.is_symlink() || tmp || mode & 0o7022 == 0,
-            "{} has mode {mode:o}",
-            path.display()
-        );
+        assert!(kind.is_symlink() || tmp || mode & 0o7022 == 0, "{} has mode {mode:o}", path.display());
         bytes += if kind.is_file() { metadata.len() } else { 0 };
     });
     assert_eq!(bytes, runtime.bytes);
     let host = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    assert!(
-        !runtime.root.join("etc/hostname").exists(),
-        "the builder's name {host:?} must not travel"
-    );
-    for left in [
-        "var/cache/apt",
-        "var/lib/apt",
-        "usr/share/man",
-        "usr/share/locale",
-        "etc/apt",
-    ] {
+    assert!(!runtime.root.join("etc/hostname").exists(), "the builder's name {host:?} must not travel");
+    for left in ["var/cache/apt", "var/lib/apt", "usr/share/man", "usr/share/locale", "etc/apt"] {
         assert!(!runtime.root.join(left).exists(), "{left}");
     }
 }
@@ -134,11 +98,7 @@ fn python_runs_the_unmodified_client_with_the_functions_packages_first() {
         import awslambdaric; awslambdaric.__main__ = seen; sys.modules['awslambdaric.__main__'] = seen\n\
         sys.path.remove('/var/runtime'); sys.path[0] = '/var/runtime'\n\
         exec(compile(open('/var/runtime/bootstrap.py').read(), 'bootstrap.py', 'exec'))";
-    let out = inside(
-        &runtime,
-        &["/var/lang/bin/python3.11", "-c", probe],
-        &[("_HANDLER", "app.handler")],
-    );
+    let out = inside(&runtime, &["/var/lang/bin/python3.11", "-c", probe], &[("_HANDLER", "app.handler")]);
     assert_eq!(
         text(&out),
         "['awslambdaric', 'app.handler']\n\
@@ -152,11 +112,7 @@ fn python_has_the_sdk_and_its_standard_library_compiled() {
     let program = "import boto3, awslambdaric, runtime_client, ssl, sqlite3, ctypes, json, locale\n\
         print(json.__cached__, len(ssl.create_default_context().get_ca_certs()) > 50, locale.getlocale()[1])\n\
         print(awslambdaric.__version__, boto3.__version__)";
-    let out = text(&inside(
-        &runtime,
-        &["/var/lang/bin/python3.11", "-c", program],
-        &[],
-    ));
+    let out = text(&inside(&runtime, &["/var/lang/bin/python3.11", "-c", program], &[]));
     assert_eq!(
         out,
         "/usr/lib/python3.11/json/__pycache__/__init__.cpython-311.pyc True UTF-8\n4.2.2 1.44.5\n"
@@ -192,33 +148,17 @@ fn the_python_client_asks_the_runtime_api_for_work() {
     let request = String::from_utf8_lossy(&request[..length]).to_ascii_lowercase();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(
-        request.starts_with("get /2018-06-01/runtime/invocation/next http/1.1\r\n"),
-        "{request}"
-    );
-    assert!(
-        request.contains("user-agent: aws-lambda-python/3.11"),
-        "{request}"
-    );
+    assert!(request.starts_with("get /2018-06-01/runtime/invocation/next http/1.1\r\n"), "{request}");
+    assert!(request.contains("user-agent: aws-lambda-python/3.11"), "{request}");
 }
 
 #[test]
 fn the_wrapper_script_of_a_function_gets_the_real_command() {
     let runtime = built("python3.11");
-    let wrapped = inside(
-        &runtime,
-        &["/var/runtime/bootstrap"],
-        &[("AWS_LAMBDA_EXEC_WRAPPER", "/usr/bin/echo")],
-    );
-    assert_eq!(
-        text(&wrapped),
-        "/var/lang/bin/python3.11 /var/runtime/bootstrap.py\n"
-    );
-    let missing = inside(
-        &runtime,
-        &["/var/runtime/bootstrap"],
-        &[("AWS_LAMBDA_EXEC_WRAPPER", "/opt/none")],
-    );
+    let wrapped =
+        inside(&runtime, &["/var/runtime/bootstrap"], &[("AWS_LAMBDA_EXEC_WRAPPER", "/usr/bin/echo")]);
+    assert_eq!(text(&wrapped), "/var/lang/bin/python3.11 /var/runtime/bootstrap.py\n");
+    let missing = inside(&runtime, &["/var/runtime/bootstrap"], &[("AWS_LAMBDA_EXEC_WRAPPER", "/opt/none")]);
     assert_eq!(missing.status.code(), Some(127));
 }
 

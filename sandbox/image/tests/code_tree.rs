@@ -70,9 +70,7 @@ fn pack(tree: &Tree) -> Vec<u8> {
         match entry {
             Entry::Directory { mode } => writer.push_dir(path, header(*mode, 0)).unwrap(),
             Entry::File { mode, mtime, bytes } => {
-                writer
-                    .push_file(Cursor::new(bytes.clone()), path, header(*mode, *mtime))
-                    .unwrap();
+                writer.push_file(Cursor::new(bytes.clone()), path, header(*mode, *mtime)).unwrap();
             }
             Entry::Link { target } => writer.push_symlink(target, path, header(0o777, 0)).unwrap(),
         }
@@ -90,22 +88,10 @@ fn read(root: &Path, below: &Path, tree: &mut Tree) {
             tree.insert(path.clone(), Entry::Directory { mode });
             read(root, &path, tree);
         } else if metadata.is_symlink() {
-            tree.insert(
-                path,
-                Entry::Link {
-                    target: fs::read_link(&full).unwrap(),
-                },
-            );
+            tree.insert(path, Entry::Link { target: fs::read_link(&full).unwrap() });
         } else {
             let mtime = u32::try_from(metadata.mtime()).unwrap();
-            tree.insert(
-                path,
-                Entry::File {
-                    mode,
-                    mtime,
-                    bytes: fs::read(&full).unwrap(),
-                },
-            );
+            tree.insert(path, Entry::File { mode, mtime, bytes: fs::read(&full).unwrap() });
         }
     }
 }
@@ -126,9 +112,7 @@ fn trees() -> impl Strategy<Value = Tree> {
     let path = prop::collection::vec(name, 1..4).prop_map(|names| names.iter().collect::<PathBuf>());
     let file =
         (0u16..0o1000, any::<u32>(), 0usize..300_000, any::<u8>()).prop_map(|(mode, mtime, size, seed)| {
-            let bytes = (0..size)
-                .map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ seed)
-                .collect();
+            let bytes = (0..size).map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ seed).collect();
             Entry::File { mode, mtime, bytes }
         });
     let leaf = prop_oneof![
@@ -139,20 +123,14 @@ fn trees() -> impl Strategy<Value = Tree> {
     prop::collection::vec((path, leaf), 0..12).prop_map(|entries| {
         let mut tree = Tree::new();
         for (path, entry) in entries {
-            let parents: Vec<_> = path
-                .ancestors()
-                .skip(1)
-                .filter(|p| !p.as_os_str().is_empty())
-                .collect();
-            let blocked = parents
-                .iter()
-                .any(|p| !matches!(tree.get(*p), None | Some(Entry::Directory { .. })));
+            let parents: Vec<_> = path.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty()).collect();
+            let blocked =
+                parents.iter().any(|p| !matches!(tree.get(*p), None | Some(Entry::Directory { .. })));
             if blocked || tree.contains_key(&path) {
                 continue;
             }
             for parent in parents {
-                tree.entry(parent.to_owned())
-                    .or_insert(Entry::Directory { mode: 0o755 });
+                tree.entry(parent.to_owned()).or_insert(Entry::Directory { mode: 0o755 });
             }
             tree.insert(path, entry);
         }
@@ -186,54 +164,29 @@ proptest! {
 fn special_bits_are_dropped_and_the_owner_can_always_enter() {
     let tree = Tree::from([
         ("bin".into(), Entry::Directory { mode: 0o022 }),
-        (
-            "bin/su".into(),
-            Entry::File {
-                mode: 0o6755,
-                mtime: 1,
-                bytes: b"x".to_vec(),
-            },
-        ),
+        ("bin/su".into(), Entry::File { mode: 0o6755, mtime: 1, bytes: b"x".to_vec() }),
     ]);
     let parent = tempfile::tempdir().unwrap();
     let out = unpack_then_drop(&pack(&tree), parent.path()).unwrap();
     assert_eq!(out[Path::new("bin")], Entry::Directory { mode: 0o522 });
-    assert_eq!(
-        out[Path::new("bin/su")],
-        Entry::File {
-            mode: 0o755,
-            mtime: 1,
-            bytes: b"x".to_vec()
-        }
-    );
+    assert_eq!(out[Path::new("bin/su")], Entry::File { mode: 0o755, mtime: 1, bytes: b"x".to_vec() });
 }
 
 #[test]
 fn links_that_lead_outside_are_refused() {
-    for (at, target) in [
-        ("link", "/etc/passwd"),
-        ("link", ".."),
-        ("link", "a/../../b"),
-        ("dir/link", "../../x"),
-    ] {
+    for (at, target) in
+        [("link", "/etc/passwd"), ("link", ".."), ("link", "a/../../b"), ("dir/link", "../../x")]
+    {
         let mut writer = writer();
         writer.push_dir_all("dir", header(0o755, 0)).unwrap();
         writer.push_symlink(target, at, header(0o777, 0)).unwrap();
         let parent = tempfile::tempdir().unwrap();
         let error = unpack_then_drop(&bytes_of(writer), parent.path()).unwrap_err();
-        assert!(
-            matches!(error, UnpackError::Link { .. }),
-            "{at} -> {target}: {error}"
-        );
+        assert!(matches!(error, UnpackError::Link { .. }), "{at} -> {target}: {error}");
     }
     let inside = Tree::from([
         ("dir".into(), Entry::Directory { mode: 0o755 }),
-        (
-            "dir/link".into(),
-            Entry::Link {
-                target: "../dir/./file".into(),
-            },
-        ),
+        ("dir/link".into(), Entry::Link { target: "../dir/./file".into() }),
     ]);
     let parent = tempfile::tempdir().unwrap();
     assert_eq!(unpack_then_drop(&pack(&inside), parent.path()).unwrap(), inside);
@@ -258,9 +211,7 @@ fn devices_pipes_and_sockets_are_refused() {
     ];
     for (kind, push) in pushes {
         let mut writer = writer();
-        writer
-            .push_file(Cursor::new(b"before"), "a", header(0o644, 0))
-            .unwrap();
+        writer.push_file(Cursor::new(b"before"), "a", header(0o644, 0)).unwrap();
         push(&mut writer);
         let parent = tempfile::tempdir().unwrap();
         let error = unpack_then_drop(&bytes_of(writer), parent.path()).unwrap_err();
@@ -283,9 +234,6 @@ fn a_directory_that_exists_is_neither_used_nor_removed() {
 fn what_is_not_an_image_is_refused() {
     let parent = tempfile::tempdir().unwrap();
     for bytes in [&b""[..], b"PK\x03\x04", &[0; 4096]] {
-        assert!(matches!(
-            unpack_then_drop(bytes, parent.path()),
-            Err(UnpackError::Image(_))
-        ));
+        assert!(matches!(unpack_then_drop(bytes, parent.path()), Err(UnpackError::Image(_))));
     }
 }

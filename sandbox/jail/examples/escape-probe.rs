@@ -21,10 +21,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.is_empty() {
         let mut line = String::new();
-        io::stdin()
-            .lock()
-            .read_line(&mut line)
-            .expect("read the attempt's name");
+        io::stdin().lock().read_line(&mut line).expect("read the attempt's name");
         let words: Vec<&str> = line.split_whitespace().collect();
         eprintln!("{}", describe(attempt(&words)));
     } else {
@@ -46,9 +43,7 @@ fn wait_for_agent(address: &str) -> io::Result<()> {
 fn describe(outcome: io::Result<()>) -> String {
     match outcome {
         Ok(()) => "succeeded".to_owned(),
-        Err(error) => error
-            .raw_os_error()
-            .map_or_else(|| error.to_string(), |code| name(code).to_owned()),
+        Err(error) => error.raw_os_error().map_or_else(|| error.to_string(), |code| name(code).to_owned()),
     }
 }
 
@@ -70,10 +65,7 @@ fn name(code: i32) -> &'static str {
         (libc::ENOSYS, "ENOSYS"),
         (libc::ECONNREFUSED, "ECONNREFUSED"),
     ];
-    names
-        .iter()
-        .find(|(number, _)| *number == code)
-        .map_or("another error", |(_, name)| name)
+    names.iter().find(|(number, _)| *number == code).map_or("another error", |(_, name)| name)
 }
 
 fn attempt(words: &[&str]) -> io::Result<()> {
@@ -81,6 +73,11 @@ fn attempt(words: &[&str]) -> io::Result<()> {
         ["create", path] => File::create(path).map(drop),
         ["open-to-read", path] => File::open(path).map(drop),
         ["open-to-write", path] => OpenOptions::new().write(true).open(path).map(drop),
+        ["show", path] => fs::read(path).and_then(|content| io::stdout().write_all(&content)),
+        // Ended by whoever ends the agent.
+        ["wait-for-end-of-agent"] => loop {
+            std::thread::park();
+        },
         ["list", path] => fs::read_dir(path).map(drop),
         ["signal", pid] => call(libc::SYS_kill, &[number(pid), 0]),
         ["system-call", which, arguments @ ..] => {
@@ -124,9 +121,7 @@ fn attempt(words: &[&str]) -> io::Result<()> {
 }
 
 fn number(text: &str) -> usize {
-    let number = text
-        .strip_prefix("0x")
-        .map_or_else(|| text.parse(), |hex| usize::from_str_radix(hex, 16));
+    let number = text.strip_prefix("0x").map_or_else(|| text.parse(), |hex| usize::from_str_radix(hex, 16));
     number.expect("a number")
 }
 
@@ -135,25 +130,13 @@ fn call(which: libc::c_long, arguments: &[usize]) -> io::Result<()> {
     let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
     // SAFETY: no call is made that changes memory of this process: pointers are null or to live constants.
     let result = unsafe {
-        libc::syscall(
-            which,
-            argument(0),
-            argument(1),
-            argument(2),
-            argument(3),
-            argument(4),
-            argument(5),
-        )
+        libc::syscall(which, argument(0), argument(1), argument(2), argument(3), argument(4), argument(5))
     };
     // A child of clone: it has done its part.
     if result == 0 && which == libc::SYS_clone {
         std::process::exit(0);
     }
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn mount() -> io::Result<()> {
@@ -163,23 +146,14 @@ fn mount() -> io::Result<()> {
 
 fn remount_root() -> io::Result<()> {
     let root = c"/".as_ptr() as usize;
-    call(
-        libc::SYS_mount,
-        &[0, root, 0, (libc::MS_REMOUNT | libc::MS_BIND) as usize, 0],
-    )
+    call(libc::SYS_mount, &[0, root, 0, (libc::MS_REMOUNT | libc::MS_BIND) as usize, 0])
 }
 
 /// Fails, in the attempt's sense, if there are no other descriptors.
 fn only_standard_descriptors() -> io::Result<()> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
-        found.push(
-            entry?
-                .file_name()
-                .to_string_lossy()
-                .parse::<usize>()
-                .unwrap_or(usize::MAX),
-        );
+        found.push(entry?.file_name().to_string_lossy().parse::<usize>().unwrap_or(usize::MAX));
     }
     // The fourth is the directory being read.
     if found.iter().all(|descriptor| *descriptor <= 3) {
@@ -190,10 +164,7 @@ fn only_standard_descriptors() -> io::Result<()> {
 }
 
 fn run_setuid(path: &str) -> io::Result<()> {
-    let output = Command::new(path)
-        .env_clear()
-        .arg("effective-user-is-root")
-        .output()?;
+    let output = Command::new(path).env_clear().arg("effective-user-is-root").output()?;
     match output.stdout.trim_ascii() {
         b"succeeded" => Ok(()),
         _ => Err(io::Error::from_raw_os_error(libc::EPERM)),
@@ -244,10 +215,7 @@ fn fill(directory: &str, mib: usize) -> io::Result<()> {
 }
 
 fn raise_limit(resource: usize, limit: usize) -> io::Result<()> {
-    let limit = libc::rlimit {
-        rlim_cur: limit as libc::rlim_t,
-        rlim_max: limit as libc::rlim_t,
-    };
+    let limit = libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t };
     let limit: *const libc::rlimit = &limit;
     call(libc::SYS_setrlimit, &[resource, limit as usize])
 }

@@ -58,10 +58,7 @@ pub struct CpuQuota {
 #[must_use]
 pub fn cpu_quota_for(memory_mb: u64) -> CpuQuota {
     let quota_us = (memory_mb * CPU_PERIOD_US / MB_PER_VCPU).max(MIN_CPU_QUOTA_US);
-    CpuQuota {
-        quota_us,
-        period_us: CPU_PERIOD_US,
-    }
+    CpuQuota { quota_us, period_us: CPU_PERIOD_US }
 }
 
 /// The cgroups of one environment, one per controller hierarchy.
@@ -78,33 +75,46 @@ impl Cgroup {
     /// Creates `group`/`name` in each hierarchy and sets `limits`. If a step fails, nothing is left behind.
     pub fn create(hierarchy: &Hierarchy, group: &str, name: &str, limits: Limits) -> io::Result<Self> {
         hierarchy.prepare(group)?;
+        let mut cgroup = Self::locate(hierarchy, group, name);
+        // Until all directories are this cgroup's own, dropping it must not touch them: a name may be another's.
+        cgroup.removed = true;
+        let directories = cgroup.procs_dirs();
+        for (made, directory) in directories.iter().enumerate() {
+            if let Err(error) = fs::create_dir(directory) {
+                for earlier in directories.iter().take(made) {
+                    kill::remove(earlier)?;
+                }
+                return Err(annotate(&error, "create cgroup", directory));
+            }
+        }
+        cgroup.removed = false;
+        cgroup.limit(limits)?;
+        Ok(cgroup)
+    }
+
+    fn locate(hierarchy: &Hierarchy, group: &str, name: &str) -> Self {
         let below = |place: &Place| place.join(group).join(name);
-        let cgroup = Self {
+        Self {
             memory: below(&hierarchy.memory),
             cpu: below(&hierarchy.cpu),
             cpuacct: below(&hierarchy.cpuacct),
             pids: below(&hierarchy.pids),
             removed: false,
-        };
-        for directory in cgroup.procs_dirs() {
-            let created = fs::create_dir(&directory);
-            created.map_err(|error| annotate(&error, "create cgroup", &directory))?;
         }
-        cgroup.set_memory(limits.memory_bytes)?;
-        cgroup.pids.write("pids.max", &limits.pids.to_string())?;
-        cgroup.set_cpu(limits.cpu_quota)?;
-        cgroup.set_cpu_shares(limits.cpu_shares)?;
-        Ok(cgroup)
+    }
+
+    fn limit(&self, limits: Limits) -> io::Result<()> {
+        self.set_memory(limits.memory_bytes)?;
+        self.pids.write("pids.max", &limits.pids.to_string())?;
+        self.set_cpu(limits.cpu_quota)?;
+        self.set_cpu_shares(limits.cpu_shares)
     }
 
     /// The directories whose `cgroup.procs` a process must join, for [`crate::JailSpec::cgroups`].
     #[must_use]
     pub fn procs_dirs(&self) -> Vec<PathBuf> {
-        let mut directories: Vec<PathBuf> = self
-            .places()
-            .into_iter()
-            .map(|place| place.directory.clone())
-            .collect();
+        let mut directories: Vec<PathBuf> =
+            self.places().into_iter().map(|place| place.directory.clone()).collect();
         directories.sort();
         directories.dedup(); // Version 2 is one directory; version 1 often mounts cpu and cpuacct together.
         directories
@@ -157,10 +167,7 @@ impl Cgroup {
     pub fn cpu_usage(&self) -> io::Result<Duration> {
         match self.cpuacct.version {
             Version::V1 => self.cpuacct.number("cpuacct.usage").map(Duration::from_nanos),
-            Version::V2 => self
-                .cpuacct
-                .keyed("cpu.stat", "usage_usec")
-                .map(Duration::from_micros),
+            Version::V2 => self.cpuacct.keyed("cpu.stat", "usage_usec").map(Duration::from_micros),
         }
     }
 
@@ -194,8 +201,7 @@ impl Cgroup {
             Version::V1 => {
                 self.memory.write("memory.limit_in_bytes", &bytes)?;
                 // Memory and swap together no more than memory: no swap. Absent where swap is not accounted.
-                self.memory
-                    .write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
+                self.memory.write_if_present("memory.memsw.limit_in_bytes", &bytes)?;
                 self.memory.write_if_present("memory.swappiness", "0")
             }
             Version::V2 => {

@@ -41,11 +41,7 @@ pub enum JailError {
     #[error("cannot {step}: {errno}")]
     Step { step: &'static str, errno: Errno },
     #[error("cannot {step} {path}: {errno}")]
-    Path {
-        step: &'static str,
-        path: PathBuf,
-        errno: Errno,
-    },
+    Path { step: &'static str, path: PathBuf, errno: Errno },
     #[error("root {root} has no directory {target}: create it in the runtime image")]
     MountPoint { root: PathBuf, target: PathBuf },
     #[error("cannot build the system-call filter: {0}")]
@@ -64,11 +60,7 @@ impl<T> Context<T> for rustix::io::Result<T> {
     }
 
     fn at(self, step: &'static str, path: &Path) -> Result<T, JailError> {
-        self.map_err(|errno| JailError::Path {
-            step,
-            path: path.to_owned(),
-            errno,
-        })
+        self.map_err(|errno| JailError::Path { step, path: path.to_owned(), errno })
     }
 }
 
@@ -80,33 +72,23 @@ impl<T> Context<T> for rustix::io::Result<T> {
 /// The process has one thread, and descriptors 3, 4 and 5 are the caller's to give away.
 pub unsafe fn run() -> Result<u8, JailError> {
     // SAFETY: the caller gives these descriptors away; one that is not open answers EBADF at its first use.
-    let (spec, program, stream) = unsafe {
-        (
-            File::from_raw_fd(SPEC),
-            OwnedFd::from_raw_fd(PROGRAM),
-            OwnedFd::from_raw_fd(STREAM),
-        )
-    };
+    let (spec, program, stream) =
+        unsafe { (File::from_raw_fd(SPEC), OwnedFd::from_raw_fd(PROGRAM), OwnedFd::from_raw_fd(STREAM)) };
     let spec = read_spec(spec)?;
     if spec.controls.cgroups {
         join_cgroups(&spec.cgroups)?;
     }
     // Of this process, for PID 1 to see whether it is still there; and of the driver, for this process.
     let supervisor = pidfd_open(getpid(), PidfdFlags::empty()).step("open the supervisor's pidfd")?;
-    let driver = getppid()
-        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        .transpose()
-        .step("find the driver")?;
+    let driver =
+        getppid().map(|pid| pidfd_open(pid, PidfdFlags::empty())).transpose().step("find the driver")?;
     if spec.controls.pid_namespace {
         unshare(UnshareFlags::NEWPID).step("make a pid namespace")?;
     }
     // SAFETY: the process has one thread (the caller's promise), so the child may do whatever its parent may.
     let child = unsafe { libc::fork() };
     match Pid::from_raw(child) {
-        Some(_) if child < 0 => Err(JailError::Step {
-            step: "fork",
-            errno: last_errno(),
-        }),
+        Some(_) if child < 0 => Err(JailError::Step { step: "fork", errno: last_errno() }),
         Some(child) => {
             // Held here, the stream would stay open when the agent is gone, and nobody would notice.
             drop((program, stream));
@@ -123,8 +105,7 @@ fn read_spec(mut file: File) -> Result<JailSpec, JailError> {
     // A memory file stands where its writer left it; a pipe cannot seek and need not.
     let _ = file.rewind();
     let mut json = Vec::new();
-    file.read_to_end(&mut json)
-        .map_err(|error| JailError::Spec(error.to_string()))?;
+    file.read_to_end(&mut json).map_err(|error| JailError::Spec(error.to_string()))?;
     serde_json::from_slice(&json).map_err(|error| JailError::Spec(error.to_string()))
 }
 
@@ -132,10 +113,7 @@ fn join_cgroups(directories: &[PathBuf]) -> Result<(), JailError> {
     for directory in directories {
         let procs = directory.join("cgroup.procs");
         // "0" is the writer, in cgroups of both versions.
-        let joined = File::options()
-            .write(true)
-            .open(&procs)
-            .and_then(|mut file| file.write_all(b"0"));
+        let joined = File::options().write(true).open(&procs).and_then(|mut file| file.write_all(b"0"));
         joined
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
             .at("join cgroup", &procs)?;
@@ -163,10 +141,7 @@ fn supervise(child: Pid, driver: Option<&OwnedFd>) -> Result<u8, JailError> {
             Ok(_) => break,
             Err(Errno::INTR) => {}
             Err(errno) => {
-                return Err(JailError::Step {
-                    step: "wait for PID 1",
-                    errno,
-                });
+                return Err(JailError::Step { step: "wait for PID 1", errno });
             }
         }
     }
@@ -175,13 +150,8 @@ fn supervise(child: Pid, driver: Option<&OwnedFd>) -> Result<u8, JailError> {
         let _ = pidfd_send_signal(&child_fd, Signal::KILL);
     }
     let status = waitpid(Some(child), WaitOptions::empty()).step("wait for PID 1")?;
-    let (_, status) = status.ok_or(JailError::Step {
-        step: "wait for PID 1",
-        errno: Errno::CHILD,
-    })?;
-    let code = status
-        .exit_status()
-        .or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    let (_, status) = status.ok_or(JailError::Step { step: "wait for PID 1", errno: Errno::CHILD })?;
+    let code = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     Ok(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
 }
 
@@ -197,10 +167,7 @@ fn become_program(
     let controls = &spec.controls;
     let mut namespaces = UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP;
     namespaces.set(UnshareFlags::NEWNET, controls.network_namespace);
-    namespaces.set(
-        UnshareFlags::NEWIPC | UnshareFlags::NEWUTS,
-        controls.ipc_and_uts_namespaces,
-    );
+    namespaces.set(UnshareFlags::NEWIPC | UnshareFlags::NEWUTS, controls.ipc_and_uts_namespaces);
     unshare(namespaces).step("make namespaces")?;
     if controls.ipc_and_uts_namespaces {
         rustix::system::sethostname(spec.hostname.as_bytes()).step("set the host name")?;
@@ -212,20 +179,13 @@ fn become_program(
     if controls.resource_limits {
         limit_resources()?;
     }
-    let filter = controls
-        .seccomp
-        .then(seccomp::filter)
-        .transpose()
-        .map_err(JailError::Filter)?;
+    let filter = controls.seccomp.then(seccomp::filter).transpose().map_err(JailError::Filter)?;
     hand_over_descriptors(stream).step("hand over descriptors")?;
     privileges::drop_all_but_the_agents(controls)?;
     if let Some(filter) = filter {
         seccompiler::apply_filter(&filter).map_err(|error| JailError::Filter(error.to_string()))?;
     }
-    Err(JailError::Step {
-        step: "execute the agent",
-        errno: execute(program),
-    })
+    Err(JailError::Step { step: "execute the agent", errno: execute(program) })
 }
 
 /// Arranges that PID 1 is killed when the supervisor ends.
@@ -233,19 +193,10 @@ fn die_with(supervisor: &OwnedFd) -> Result<(), JailError> {
     set_parent_process_death_signal(Some(Signal::KILL)).step("ask for the parent-death signal")?;
     // The supervisor may have ended before the line above.
     let mut watched = [PollFd::new(supervisor, PollFlags::IN)];
-    let ended = poll(
-        &mut watched,
-        Some(&rustix::event::Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    );
+    let ended = poll(&mut watched, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 }));
     match ended.step("look for the supervisor")? {
         0 => Ok(()),
-        _ => Err(JailError::Step {
-            step: "go on without a supervisor",
-            errno: Errno::SRCH,
-        }),
+        _ => Err(JailError::Step { step: "go on without a supervisor", errno: Errno::SRCH }),
     }
 }
 
@@ -268,19 +219,13 @@ fn loopback_up() -> rustix::io::Result<()> {
     for field in [LOOPBACK_INDEX, IFF_UP, IFF_UP] {
         message.extend_from_slice(&field.to_ne_bytes());
     }
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::RAW,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     rustix::net::send(&socket, &message, SendFlags::empty())?;
     let mut answer = [0u8; 128];
     let bytes = rustix::io::read(&socket, &mut answer)?;
-    let error = answer
-        .get(..bytes)
-        .and_then(|answer| answer.get(ERROR_AT..))
-        .and_then(<[u8]>::first_chunk::<4>);
+    let error =
+        answer.get(..bytes).and_then(|answer| answer.get(ERROR_AT..)).and_then(<[u8]>::first_chunk::<4>);
     match error.map(|error| i32::from_ne_bytes(*error)) {
         Some(0) => Ok(()),
         Some(errno) => Err(Errno::from_raw_os_error(-errno)),
@@ -289,23 +234,12 @@ fn loopback_up() -> rustix::io::Result<()> {
 }
 
 fn limit_resources() -> Result<(), JailError> {
-    let limits = [
-        (Resource::Nofile, OPEN_FILES),
-        (Resource::Core, 0),
-        (Resource::Nice, 0),
-        (Resource::Rtprio, 0),
-    ];
+    let limits =
+        [(Resource::Nofile, OPEN_FILES), (Resource::Core, 0), (Resource::Nice, 0), (Resource::Rtprio, 0)];
     for (resource, limit) in limits {
         // A hard limit below ours stays: raising it needs a privilege the driver may not have.
         let limit = getrlimit(resource).maximum.map_or(limit, |hard| hard.min(limit));
-        setrlimit(
-            resource,
-            Rlimit {
-                current: Some(limit),
-                maximum: Some(limit),
-            },
-        )
-        .step("limit resources")?;
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) }).step("limit resources")?;
     }
     Ok(())
 }
@@ -317,12 +251,7 @@ fn hand_over_descriptors(stream: OwnedFd) -> rustix::io::Result<()> {
     drop(stream);
     // SAFETY: marking descriptors close-on-exec takes none away from their owners.
     let result = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
-        )
+        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
     };
     if result < 0 { Err(last_errno()) } else { Ok(()) }
 }

@@ -29,7 +29,7 @@ use rustix::{
         OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
         fsopen, mount_bind, mount_change, mount_remount, move_mount, open_tree, unmount,
     },
-    process::{chdir, pivot_root},
+    process::{chdir, fchdir, pivot_root},
 };
 
 use crate::{Controls, JailError, JailSpec, enter::Context};
@@ -76,15 +76,9 @@ pub(crate) fn enter_root(spec: &JailSpec) -> Result<(), JailError> {
     let controls = &spec.controls;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .step("make mounts private")?;
-    let binds = spec
-        .binds
-        .iter()
-        .map(|bind| detached(&bind.source))
-        .collect::<Result<Vec<_>, _>>()?;
-    let devices = DEVICES
-        .iter()
-        .map(|name| detached(&Path::new("/dev").join(name)))
-        .collect::<Result<Vec<_>, _>>()?;
+    let binds = spec.binds.iter().map(|bind| detached(&bind.source)).collect::<Result<Vec<_>, _>>()?;
+    let devices =
+        DEVICES.iter().map(|name| detached(&Path::new("/dev").join(name))).collect::<Result<Vec<_>, _>>()?;
 
     change_root(&spec.root, restrictions(controls, true))?;
     for (bind, tree) in spec.binds.iter().zip(&binds) {
@@ -93,19 +87,11 @@ pub(crate) fn enter_root(spec: &JailSpec) -> Result<(), JailError> {
             .at("restrict", &bind.target)?;
     }
     let no_privileges = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let tmp = tmpfs(
-        "1777",
-        controls.tmp_limit.then_some(spec.tmp_bytes),
-        no_privileges,
-    )?;
+    let tmp = tmpfs("1777", controls.tmp_limit.then_some(spec.tmp_bytes), no_privileges)?;
     attach(&tmp, Path::new("/tmp"), spec)?;
     attach(&proc(controls)?, Path::new("/proc"), spec)?;
     let no_programs = no_privileges | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    attach(
-        &tmpfs("0755", Some(BYTES_PER_INODE * 64), no_programs)?,
-        Path::new("/dev"),
-        spec,
-    )?;
+    attach(&tmpfs("0755", Some(BYTES_PER_INODE * 64), no_programs)?, Path::new("/dev"), spec)?;
     fill_dev(&devices, spec)?;
     attach(
         &tmpfs("1777", controls.tmp_limit.then_some(SHM_BYTES), no_programs)?,
@@ -130,20 +116,15 @@ fn restrictions(controls: &Controls, read_only: bool) -> MountFlags {
 
 /// A mount of `source` that is nowhere yet; what is mounted below it stays behind.
 fn detached(source: &Path) -> Result<OwnedFd, JailError> {
-    open_tree(
-        CWD,
-        source,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .at("bind", source)
+    open_tree(CWD, source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .at("bind", source)
 }
 
 fn attach(tree: &OwnedFd, target: &Path, spec: &JailSpec) -> Result<(), JailError> {
     match move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH) {
-        Err(Errno::NOENT | Errno::NOTDIR) => Err(JailError::MountPoint {
-            root: spec.root.clone(),
-            target: target.to_owned(),
-        }),
+        Err(Errno::NOENT | Errno::NOTDIR) => {
+            Err(JailError::MountPoint { root: spec.root.clone(), target: target.to_owned() })
+        }
         other => other.at("mount", target),
     }
 }
@@ -151,7 +132,7 @@ fn attach(tree: &OwnedFd, target: &Path, spec: &JailSpec) -> Result<(), JailErro
 fn change_root(root: &Path, restrictions: MountFlags) -> Result<(), JailError> {
     let tree = detached(root)?;
     move_mount(&tree, "", CWD, root, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).at("mount", root)?;
-    chdir(root).at("enter", root)?;
+    fchdir(&tree).at("enter", root)?;
     mount_remount(".", restrictions, c"").at("restrict", root)?;
     // The old root ends up on top of the new one (pivot_root(2), "pivot_root(".", ".")"), and is then let go.
     pivot_root(".", ".").at("make the root of", root)?;
@@ -196,10 +177,7 @@ fn fill_dev(devices: &[OwnedFd], spec: &JailSpec) -> Result<(), JailError> {
 
 /// Covers files with a file, and directories with a directory, that nobody may open.
 fn mask_proc() -> Result<(), JailError> {
-    let (file, directory) = (
-        Path::new("/dev/.covered-file"),
-        Path::new("/dev/.covered-directory"),
-    );
+    let (file, directory) = (Path::new("/dev/.covered-file"), Path::new("/dev/.covered-directory"));
     errno(File::create(file)).at("create", file)?;
     errno(fs::create_dir(directory)).at("create", directory)?;
     for cover in [file, directory] {

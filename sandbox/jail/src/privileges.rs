@@ -11,9 +11,8 @@ use rustix::thread::{
 use crate::{Controls, JailError, enter::Context};
 
 /// To change users and groups, and to empty the bounding set before the function starts.
-pub(crate) const OF_THE_AGENT: CapabilitySet = CapabilitySet::SETUID
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETPCAP);
+pub(crate) const OF_THE_AGENT: CapabilitySet =
+    CapabilitySet::SETUID.union(CapabilitySet::SETGID).union(CapabilitySet::SETPCAP);
 
 /// Highest capability number there can be: the sets have 64 bits (linux/capability.h).
 const CAPABILITIES: u32 = 64;

@@ -157,10 +157,7 @@ const S_IFSOCK: u32 = 0o140_000;
 /// Calls whose arguments decide.
 const CHECKED: &[Checked] = &[
     // New processes and threads, but no new namespaces.
-    Checked {
-        call: libc::SYS_clone,
-        rules: &[&[when(0, Test::Bits(NAMESPACES, 0))]],
-    },
+    Checked { call: libc::SYS_clone, rules: &[&[when(0, Test::Bits(NAMESPACES, 0))]] },
     // The network, local sockets, and asking for interfaces and addresses; no packet, vsock, alg, bluetooth … families.
     Checked {
         call: libc::SYS_socket,
@@ -171,10 +168,7 @@ const CHECKED: &[Checked] = &[
             &[when(0, Test::Is(AF_NETLINK)), when(2, Test::Is(NETLINK_ROUTE))],
         ],
     },
-    Checked {
-        call: libc::SYS_socketpair,
-        rules: &[&[when(0, Test::Is(AF_UNIX))]],
-    },
+    Checked { call: libc::SYS_socketpair, rules: &[&[when(0, Test::Is(AF_UNIX))]] },
     // All but putting input into somebody's terminal, and terminals' line disciplines.
     Checked {
         call: libc::SYS_ioctl,
@@ -185,28 +179,16 @@ const CHECKED: &[Checked] = &[
             when(1, Test::IsNot(TIOCSETD)),
         ]],
     },
-    Checked {
-        call: libc::SYS_prctl,
-        rules: &[&[when(0, Test::IsNot(PR_SET_SECCOMP))]],
-    },
+    Checked { call: libc::SYS_prctl, rules: &[&[when(0, Test::IsNot(PR_SET_SECCOMP))]] },
     // The everyday one, and asking; others switch off address randomisation or bring back old bugs.
     Checked {
         call: libc::SYS_personality,
-        rules: &[
-            &[when(0, Test::Is(PERSONALITY_LINUX))],
-            &[when(0, Test::Is(PERSONALITY_QUERY))],
-        ],
+        rules: &[&[when(0, Test::Is(PERSONALITY_LINUX))], &[when(0, Test::Is(PERSONALITY_QUERY))]],
     },
     // Pipes, sockets and files; no devices.
-    Checked {
-        call: libc::SYS_mknodat,
-        rules: NO_DEVICE_IN_ARGUMENT_2,
-    },
+    Checked { call: libc::SYS_mknodat, rules: NO_DEVICE_IN_ARGUMENT_2 },
     #[cfg(target_arch = "x86_64")]
-    Checked {
-        call: libc::SYS_mknod,
-        rules: NO_DEVICE_IN_ARGUMENT_1,
-    },
+    Checked { call: libc::SYS_mknod, rules: NO_DEVICE_IN_ARGUMENT_1 },
 ];
 
 const NO_DEVICE_IN_ARGUMENT_2: &[&[Condition]] = &[
@@ -231,16 +213,10 @@ pub fn filter() -> Result<BpfProgram, String> {
         rules.insert(*call, Vec::new());
     }
     for checked in CHECKED {
-        let alternatives = checked
-            .rules
-            .iter()
-            .map(|conditions| rule(conditions))
-            .collect::<Result<_, _>>();
+        let alternatives = checked.rules.iter().map(|conditions| rule(conditions)).collect::<Result<_, _>>();
         rules.insert(checked.call, alternatives.map_err(|error| error.to_string())?);
     }
-    let architecture = std::env::consts::ARCH
-        .try_into()
-        .map_err(|error| format!("{error}"))?;
+    let architecture = std::env::consts::ARCH.try_into().map_err(|error| format!("{error}"))?;
     let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     SeccompFilter::new(rules, missing, SeccompAction::Allow, architecture)
         .and_then(TryInto::try_into)
@@ -254,12 +230,10 @@ fn rule(conditions: &[Condition]) -> Result<SeccompRule, seccompiler::BackendErr
             Test::IsNot(value) => (SeccompCmpOp::Ne, value),
             Test::Bits(mask, value) => (SeccompCmpOp::MaskedEq(mask.into()), value),
         };
-        SeccompCondition::new(
-            condition.argument,
-            SeccompCmpArgLen::Dword,
-            operator,
-            value.into(),
-        )
+        SeccompCondition::new(condition.argument, SeccompCmpArgLen::Dword, operator, value.into())
     });
     SeccompRule::new(conditions.collect::<Result<_, _>>()?)
 }
+
+#[cfg(test)]
+mod tests;

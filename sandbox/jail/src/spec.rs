@@ -35,10 +35,7 @@ pub struct Bind {
 /// Which walls are put up: all, unless a test leaves one out to show that it carries weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "independent switches, each named for its wall"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches, each named for its wall")]
 pub struct Controls {
     /// Processes outside are invisible and cannot be signalled.
     pub pid_namespace: bool,

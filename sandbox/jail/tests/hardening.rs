@@ -34,23 +34,12 @@ fn escape(
     without: fn(&mut Wanted),
     then: &'static str,
 ) -> Escape {
-    Escape {
-        attempt: attempt.into(),
-        refused,
-        without,
-        then,
-    }
+    Escape { attempt: attempt.into(), refused, without, then }
 }
 
 fn check(escapes: &[Escape], run: fn(&str, &Wanted) -> String) {
     let mut wrong = Vec::new();
-    for Escape {
-        attempt,
-        refused,
-        without,
-        then,
-    } in escapes
-    {
+    for Escape { attempt, refused, without, then } in escapes {
         let walled = Wanted::probe(&[]);
         let mut open = walled.clone();
         without(&mut open);
@@ -67,24 +56,15 @@ fn check(escapes: &[Escape], run: fn(&str, &Wanted) -> String) {
 /// Runs as the function, below the agent.
 fn as_function(attempt: &str, wanted: &Wanted) -> String {
     let mut wanted = wanted.clone();
-    wanted
-        .command
-        .extend(attempt.split_whitespace().map(str::to_owned));
+    wanted.command.extend(attempt.split_whitespace().map(str::to_owned));
     let (printed, status) = Environment::with_agent(&wanted).output();
-    if status < 0 {
-        format!("killed by signal {}", -status)
-    } else {
-        printed.trim().to_owned()
-    }
+    if status < 0 { format!("killed by signal {}", -status) } else { printed.trim().to_owned() }
 }
 
 /// Runs in the agent's place: as if the agent had been taken over before it gave up user 0.
 fn as_agent(attempt: &str, wanted: &Wanted) -> String {
     let mut environment = Environment::start(&programs().probe, wanted.controls);
-    environment
-        .stream
-        .write_all(format!("{attempt}\n").as_bytes())
-        .expect("tell the probe");
+    environment.stream.write_all(format!("{attempt}\n").as_bytes()).expect("tell the probe");
     environment.diagnostics().trim().to_owned()
 }
 
@@ -117,12 +97,7 @@ fn files_stay_as_the_image_has_them() {
         &[
             escape("create /writable/file", "EROFS", writable, "succeeded"),
             escape("create /var/task/file", "EROFS", writable, "succeeded"),
-            escape(
-                "open-to-write /device",
-                "EACCES",
-                |wanted| wanted.controls.nodev = false,
-                "succeeded",
-            ),
+            escape("open-to-write /device", "EACCES", |wanted| wanted.controls.nodev = false, "succeeded"),
             escape(
                 "run-setuid /setuid-probe",
                 "EPERM",
@@ -143,13 +118,10 @@ fn files_stay_as_the_image_has_them() {
 /// `nosuid` and `no_new_privs` each stop a set-user-ID program alone.
 #[test]
 fn a_set_user_id_program_meets_two_walls() {
-    for without in [
-        (|wanted| wanted.controls.nosuid = false) as fn(&mut Wanted),
-        |wanted| {
-            wanted.controls.no_new_privs = false;
-            wanted.controls.seccomp = false;
-        },
-    ] {
+    for without in [(|wanted| wanted.controls.nosuid = false) as fn(&mut Wanted), |wanted| {
+        wanted.controls.no_new_privs = false;
+        wanted.controls.seccomp = false;
+    }] {
         let mut wanted = Wanted::probe(&[]);
         without(&mut wanted);
         assert_eq!(as_function("run-setuid /setuid-probe", &wanted), "EPERM");
@@ -173,12 +145,7 @@ fn the_agent_is_out_of_reach() {
                 no_filter,
                 "succeeded",
             ),
-            escape(
-                "effective-user-is-root",
-                "EPERM",
-                |wanted| wanted.function_uid = 0,
-                "succeeded",
-            ),
+            escape("effective-user-is-root", "EPERM", |wanted| wanted.function_uid = 0, "succeeded"),
             escape(
                 format!("system-call {} 0", libc::SYS_setuid),
                 "EPERM",
@@ -197,11 +164,7 @@ fn the_agents_memory_is_closed_to_its_own_user() {
     same_user(&mut wanted);
     visible(&mut wanted);
     no_filter(&mut wanted);
-    for attempt in [
-        "open-to-read /proc/1/environ",
-        "open-to-read /proc/1/mem",
-        "list /proc/1/fd",
-    ] {
+    for attempt in ["open-to-read /proc/1/environ", "open-to-read /proc/1/mem", "list /proc/1/fd"] {
         assert_eq!(as_function(attempt, &wanted), "EACCES", "{attempt}");
     }
     let ptrace_attach = format!("system-call {} {} 1", libc::SYS_ptrace, libc::PTRACE_ATTACH);
@@ -210,10 +173,7 @@ fn the_agents_memory_is_closed_to_its_own_user() {
 
 #[test]
 fn the_function_inherits_no_descriptor_of_the_agents() {
-    assert_eq!(
-        as_function("only-standard-descriptors", &Wanted::probe(&[])),
-        "EBADF"
-    );
+    assert_eq!(as_function("only-standard-descriptors", &Wanted::probe(&[])), "EBADF");
 }
 
 #[test]
@@ -234,18 +194,8 @@ fn the_rest_of_the_machine_is_out_of_reach() {
     let shared_ipc: fn(&mut Wanted) = |wanted| wanted.controls.ipc_and_uts_namespaces = false;
     check(
         &[
-            escape(
-                format!("connect-abstract {name}"),
-                "ECONNREFUSED",
-                shared_network,
-                "succeeded",
-            ),
-            escape(
-                format!("connect-tcp {port_address}"),
-                "ECONNREFUSED",
-                shared_network,
-                "succeeded",
-            ),
+            escape(format!("connect-abstract {name}"), "ECONNREFUSED", shared_network, "succeeded"),
+            escape(format!("connect-tcp {port_address}"), "ECONNREFUSED", shared_network, "succeeded"),
             escape(
                 format!("signal {outside}"),
                 "ESRCH",
@@ -265,24 +215,14 @@ fn namespaces_cannot_be_made_or_joined() {
     let (user, thread) = (libc::CLONE_NEWUSER, libc::SIGCHLD);
     check(
         &[
-            escape(
-                format!("system-call {} {user}", libc::SYS_unshare),
-                "ENOSYS",
-                no_filter,
-                "succeeded",
-            ),
+            escape(format!("system-call {} {user}", libc::SYS_unshare), "ENOSYS", no_filter, "succeeded"),
             escape(
                 format!("system-call {} {}", libc::SYS_clone, user | thread),
                 "ENOSYS",
                 no_filter,
                 "succeeded",
             ),
-            escape(
-                format!("system-call {}", libc::SYS_clone3),
-                "ENOSYS",
-                no_filter,
-                "EINVAL",
-            ),
+            escape(format!("system-call {}", libc::SYS_clone3), "ENOSYS", no_filter, "EINVAL"),
             escape("join-namespace", "ENOSYS", no_filter, "EPERM"),
             escape("mount", "ENOSYS", no_filter, "EPERM"),
             escape("make-root-writable", "ENOSYS", no_filter, "EPERM"),
@@ -294,34 +234,14 @@ fn namespaces_cannot_be_made_or_joined() {
 #[test]
 fn an_agent_taken_over_early_is_still_in_jail() {
     let unmasked: fn(&mut Wanted) = |wanted| wanted.controls.mask_proc = false;
-    let raw_ip = format!(
-        "system-call {} {} {} 255",
-        libc::SYS_socket,
-        libc::AF_INET,
-        libc::SOCK_RAW
-    );
+    let raw_ip = format!("system-call {} {} {} 255", libc::SYS_socket, libc::AF_INET, libc::SOCK_RAW);
     let mut escapes = vec![
         escape("mount", "ENOSYS", no_filter, "EPERM"),
         escape("mount", "ENOSYS", no_filter_all_capabilities, "succeeded"),
-        escape(
-            "make-root-writable",
-            "ENOSYS",
-            no_filter_all_capabilities,
-            "succeeded",
-        ),
+        escape("make-root-writable", "ENOSYS", no_filter_all_capabilities, "succeeded"),
         escape(raw_ip, "EPERM", all_capabilities, "succeeded"),
-        escape(
-            "join-namespace",
-            "ENOSYS",
-            no_filter_all_capabilities,
-            "succeeded",
-        ),
-        escape(
-            "open-to-write /proc/sys/kernel/hostname",
-            "EROFS",
-            unmasked,
-            "succeeded",
-        ),
+        escape("join-namespace", "ENOSYS", no_filter_all_capabilities, "succeeded"),
+        escape("open-to-write /proc/sys/kernel/hostname", "EROFS", unmasked, "succeeded"),
         escape("open-to-read /proc/timer_list", "EACCES", unmasked, "succeeded"),
     ];
     // Kernels are built with or without these.
@@ -331,12 +251,7 @@ fn an_agent_taken_over_early_is_still_in_jail() {
         ("/proc/kallsyms", "open-to-read"),
     ] {
         if std::path::Path::new(path).exists() {
-            escapes.push(escape(
-                format!("{attempt} {path}"),
-                "EACCES",
-                unmasked,
-                "succeeded",
-            ));
+            escapes.push(escape(format!("{attempt} {path}"), "EACCES", unmasked, "succeeded"));
         }
     }
     check(&escapes, as_agent);
@@ -410,18 +325,10 @@ fn the_kernels_less_travelled_parts_are_closed() {
             shown += 1;
         } else {
             // Nothing is shown if this machine's kernel was built without it; that it was must be true outside too.
-            assert_eq!(
-                outside(&attempt),
-                "ENOSYS",
-                "{attempt}: no wall but the filter should say so"
-            );
+            assert_eq!(outside(&attempt), "ENOSYS", "{attempt}: no wall but the filter should say so");
         }
     }
-    assert!(
-        shown >= 25,
-        "this kernel lacks too much to show anything: {shown} of {}",
-        calls.len()
-    );
+    assert!(shown >= 25, "this kernel lacks too much to show anything: {shown} of {}", calls.len());
 }
 
 /// Runs as the function's user, but in no jail.
@@ -431,14 +338,9 @@ fn outside(attempt: &str) -> String {
     std::fs::set_permissions(task.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .expect("open the directory");
     let mut probe = std::process::Command::new(task.path().join("probe"));
-    let output = probe
-        .args(attempt.split_whitespace())
-        .uid(common::FUNCTION_UID)
-        .gid(common::FUNCTION_UID)
-        .output();
-    String::from_utf8_lossy(&output.expect("run the probe").stdout)
-        .trim()
-        .to_owned()
+    let output =
+        probe.args(attempt.split_whitespace()).uid(common::FUNCTION_UID).gid(common::FUNCTION_UID).output();
+    String::from_utf8_lossy(&output.expect("run the probe").stdout).trim().to_owned()
 }
 
 /// Calls of which the arguments decide.
@@ -454,12 +356,7 @@ fn harmless_calls_do_not_open_harmful_ones() {
     check(
         &[
             escape(socket(libc::AF_PACKET), "ENOSYS", no_filter, "EPERM"),
-            escape(
-                socket(libc::AF_NETLINK).replace("3 0", "3 9"),
-                "ENOSYS",
-                no_filter,
-                "succeeded",
-            ),
+            escape(socket(libc::AF_NETLINK).replace("3 0", "3 9"), "ENOSYS", no_filter, "succeeded"),
             escape(device, "ENOSYS", no_filter, "EFAULT"),
             escape(terminal_input, "ENOSYS", no_filter, "ENOTTY"),
             escape(personality, "ENOSYS", no_filter, "succeeded"),

@@ -117,9 +117,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
-        std::str::from_utf8(self.bytes()?)
-            .map(str::to_owned)
-            .map_err(|_| DecodeError::NotUtf8)
+        std::str::from_utf8(self.bytes()?).map(str::to_owned).map_err(|_| DecodeError::NotUtf8)
     }
 
     pub(crate) fn optional(&mut self) -> Result<Option<String>, DecodeError> {
@@ -131,11 +129,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn finish<T>(self, value: T) -> Result<T, DecodeError> {
-        if self.rest.is_empty() {
-            Ok(value)
-        } else {
-            Err(DecodeError::LeftOver(self.rest.len()))
-        }
+        if self.rest.is_empty() { Ok(value) } else { Err(DecodeError::LeftOver(self.rest.len())) }
     }
 }
 

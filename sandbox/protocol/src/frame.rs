@@ -181,29 +181,16 @@ impl Start {
         let version = r.u32()?;
         let command = (0..count(&mut r)?).map(|_| r.text()).collect::<Result<_, _>>()?;
         let directory = r.text()?;
-        let variables = (0..count(&mut r)?)
-            .map(|_| Ok((r.text()?, r.text()?)))
-            .collect::<Result<_, DecodeError>>()?;
+        let variables =
+            (0..count(&mut r)?).map(|_| Ok((r.text()?, r.text()?))).collect::<Result<_, DecodeError>>()?;
         let (function_uid, agent_uid, response_limit) = (r.u32()?, r.u32()?, r.u32()?);
-        r.finish(Self {
-            version,
-            command,
-            directory,
-            variables,
-            function_uid,
-            agent_uid,
-            response_limit,
-        })
+        r.finish(Self { version, command, directory, variables, function_uid, agent_uid, response_limit })
     }
 }
 
 fn count(r: &mut Reader<'_>) -> Result<u32, DecodeError> {
     let items = r.u32()?;
-    if items > MAX_ITEMS {
-        Err(DecodeError::Value("number of items"))
-    } else {
-        Ok(items)
-    }
+    if items > MAX_ITEMS { Err(DecodeError::Value("number of items")) } else { Ok(items) }
 }
 
 impl Invoke {
@@ -253,11 +240,7 @@ impl AgentFrame {
                 });
                 w.bytes(bytes);
             }),
-            Self::ResponseHead {
-                request_id,
-                content_type,
-                mode,
-            } => frame(out, kind::RESPONSE_HEAD, |w| {
+            Self::ResponseHead { request_id, content_type, mode } => frame(out, kind::RESPONSE_HEAD, |w| {
                 w.bytes(request_id.as_bytes());
                 w.bytes(content_type.as_bytes());
                 w.u8(match mode {
@@ -266,19 +249,11 @@ impl AgentFrame {
                 });
             }),
             Self::ResponseChunk { bytes } => frame(out, kind::RESPONSE_CHUNK, |w| w.bytes(bytes)),
-            Self::ResponseEnd {
-                error_type,
-                error_body,
-            } => frame(out, kind::RESPONSE_END, |w| {
+            Self::ResponseEnd { error_type, error_body } => frame(out, kind::RESPONSE_END, |w| {
                 w.optional(error_type.as_deref());
                 w.optional(error_body.as_deref());
             }),
-            Self::InvocationError {
-                request_id,
-                error_type,
-                xray_cause,
-                body,
-            } => {
+            Self::InvocationError { request_id, error_type, xray_cause, body } => {
                 frame(out, kind::INVOCATION_ERROR, |w| {
                     w.bytes(request_id.as_bytes());
                     w.bytes(error_type.as_bytes());
@@ -309,36 +284,24 @@ impl AgentFrame {
             let frame = match kind {
                 kind::HELLO => Self::Hello { version: r.u32()? },
                 kind::IDLE => Self::Idle,
-                kind::LOG => Self::Log {
-                    stream: log_stream(r.u8()?)?,
-                    bytes: r.bytes()?.to_vec(),
-                },
+                kind::LOG => Self::Log { stream: log_stream(r.u8()?)?, bytes: r.bytes()?.to_vec() },
                 kind::RESPONSE_HEAD => Self::ResponseHead {
                     request_id: r.text()?,
                     content_type: r.text()?,
                     mode: response_mode(r.u8()?)?,
                 },
-                kind::RESPONSE_CHUNK => Self::ResponseChunk {
-                    bytes: r.bytes()?.to_vec(),
-                },
-                kind::RESPONSE_END => Self::ResponseEnd {
-                    error_type: r.optional()?,
-                    error_body: r.optional()?,
-                },
+                kind::RESPONSE_CHUNK => Self::ResponseChunk { bytes: r.bytes()?.to_vec() },
+                kind::RESPONSE_END => {
+                    Self::ResponseEnd { error_type: r.optional()?, error_body: r.optional()? }
+                }
                 kind::INVOCATION_ERROR => Self::InvocationError {
                     request_id: r.text()?,
                     error_type: r.text()?,
                     xray_cause: r.optional()?,
                     body: r.bytes()?.to_vec(),
                 },
-                kind::INIT_ERROR => Self::InitError {
-                    error_type: r.text()?,
-                    body: r.bytes()?.to_vec(),
-                },
-                kind::RESPONSE_TOO_LARGE => Self::ResponseTooLarge {
-                    request_id: r.text()?,
-                    bytes: r.u64()?,
-                },
+                kind::INIT_ERROR => Self::InitError { error_type: r.text()?, body: r.bytes()?.to_vec() },
+                kind::RESPONSE_TOO_LARGE => Self::ResponseTooLarge { request_id: r.text()?, bytes: r.u64()? },
                 kind::RUNTIME_EXITED => Self::RuntimeExited { status: r.i32()? },
                 kind::START_FAILED => Self::StartFailed { reason: r.text()? },
                 unknown => return Err(DecodeError::Kind(unknown)),

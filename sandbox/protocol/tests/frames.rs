@@ -32,12 +32,7 @@ fn invoker_frame() -> impl Strategy<Value = InvokerFrame> {
         );
     let invoke = (
         (text(), any::<u64>(), text(), text()),
-        (
-            option::of(text()),
-            option::of(text()),
-            option::of(text()),
-            option::of(text()),
-        ),
+        (option::of(text()), option::of(text()), option::of(text()), option::of(text())),
         vec(any::<u8>(), 0..300),
     )
         .prop_map(
@@ -72,20 +67,11 @@ fn agent_frame() -> impl Strategy<Value = AgentFrame> {
             mode
         }),
         bytes().prop_map(|bytes| AgentFrame::ResponseChunk { bytes }),
-        (option::of(text()), option::of(text())).prop_map(|(error_type, error_body)| {
-            AgentFrame::ResponseEnd {
-                error_type,
-                error_body,
-            }
-        }),
+        (option::of(text()), option::of(text()))
+            .prop_map(|(error_type, error_body)| { AgentFrame::ResponseEnd { error_type, error_body } }),
         (text(), text(), option::of(text()), bytes()).prop_map(
             |(request_id, error_type, xray_cause, body)| {
-                AgentFrame::InvocationError {
-                    request_id,
-                    error_type,
-                    xray_cause,
-                    body,
-                }
+                AgentFrame::InvocationError { request_id, error_type, xray_cause, body }
             }
         ),
         (text(), bytes()).prop_map(|(error_type, body)| AgentFrame::InitError { error_type, body }),
@@ -148,10 +134,7 @@ fn a_frame_that_claims_too_much_is_refused_before_it_is_awaited() {
     let mut decoder = Decoder::new();
     let claimed = u32::try_from(MAX_FRAME + 1).unwrap();
     decoder.extend(&claimed.to_le_bytes());
-    assert_eq!(
-        AgentFrame::decode(&mut decoder),
-        Err(DecodeError::Length(claimed))
-    );
+    assert_eq!(AgentFrame::decode(&mut decoder), Err(DecodeError::Length(claimed)));
 }
 
 #[test]
@@ -172,8 +155,5 @@ fn a_start_frame_cannot_claim_more_items_than_are_allowed() {
     wire.extend_from_slice(&1u32.to_le_bytes());
     wire.extend_from_slice(&u32::MAX.to_le_bytes());
     decoder.extend(&wire);
-    assert_eq!(
-        InvokerFrame::decode(&mut decoder),
-        Err(DecodeError::Value("number of items"))
-    );
+    assert_eq!(InvokerFrame::decode(&mut decoder), Err(DecodeError::Value("number of items")));
 }

@@ -49,28 +49,13 @@ impl Hierarchy {
             fs::read_to_string(&path).map_err(|error| annotate(&error, "read", &path))
         };
         let (mounts, own) = (read("proc/self/mountinfo")?, read("proc/self/cgroup")?);
-        let mounts: Vec<Mount> = mounts
-            .lines()
-            .filter_map(|line| Mount::parse(line, root))
-            .collect();
-        let unified = mounts
-            .iter()
-            .find(|mount| mount.version == Version::V2)
-            .map(|mount| mount.point.clone());
+        let mounts: Vec<Mount> = mounts.lines().filter_map(|line| Mount::parse(line, root)).collect();
+        let unified =
+            mounts.iter().find(|mount| mount.version == Version::V2).map(|mount| mount.point.clone());
         let place = |controller: &str| find(controller, &mounts, &own, unified.as_deref());
         let cpu = place("cpu")?;
-        let cpuacct = if cpu.version == Version::V2 {
-            cpu.clone()
-        } else {
-            place("cpuacct")?
-        };
-        Ok(Self {
-            memory: place("memory")?,
-            cpu,
-            cpuacct,
-            pids: place("pids")?,
-            unified,
-        })
+        let cpuacct = if cpu.version == Version::V2 { cpu.clone() } else { place("cpuacct")? };
+        Ok(Self { memory: place("memory")?, cpu, cpuacct, pids: place("pids")?, unified })
     }
 
     /// 1 or 2: the version that bounds memory.
@@ -80,6 +65,16 @@ impl Hierarchy {
             Version::V1 => 1,
             Version::V2 => 2,
         }
+    }
+
+    /// The directories of `group`, one per hierarchy, whether they exist or not.
+    #[must_use]
+    pub fn directories(&self, group: &str) -> Vec<PathBuf> {
+        let mut directories: Vec<PathBuf> =
+            self.places().into_iter().map(|place| place.join(group).directory).collect();
+        directories.sort();
+        directories.dedup();
+        directories
     }
 
     /// Kills and removes every cgroup in `group`, and `group` itself: what an earlier run left behind. Returns how many
@@ -119,10 +114,7 @@ impl Hierarchy {
         let Some(unified) = &self.unified else {
             return Ok(());
         };
-        let root = Place {
-            version: Version::V2,
-            directory: unified.clone(),
-        };
+        let root = Place { version: Version::V2, directory: unified.clone() };
         for parent in [&root, group] {
             let enabled = parent.read("cgroup.subtree_control")?;
             let available = parent.read("cgroup.controllers")?;
@@ -162,27 +154,16 @@ fn find(controller: &str, mounts: &[Mount], own: &str, unified: Option<&Path>) -
         mount.version == Version::V1 && mount.options.split(',').any(|option| option == controller)
     });
     if let Some(mount) = v1 {
-        return Ok(Place {
-            version: Version::V1,
-            directory: mount.directory_of(own_path(own, controller)),
-        });
+        return Ok(Place { version: Version::V1, directory: mount.directory_of(own_path(own, controller)) });
     }
     let offers = |mount: &&Path| {
         fs::read_to_string(mount.join("cgroup.controllers"))
             .is_ok_and(|list| list.split_whitespace().any(|name| name == controller))
     };
     let directory = unified.filter(offers).map(Path::to_owned);
-    directory
-        .map(|directory| Place {
-            version: Version::V2,
-            directory,
-        })
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no cgroup controller {controller} is mounted"),
-            )
-        })
+    directory.map(|directory| Place { version: Version::V2, directory }).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::NotFound, format!("no cgroup controller {controller} is mounted"))
+    })
 }
 
 /// Path of this process in the hierarchy of a version 1 controller (`id:controllers:path` lines of /proc/self/cgroup).
@@ -215,23 +196,14 @@ impl Mount {
         let options = after.nth(1)?.to_owned();
         let mut before = before.split(' ').skip(3);
         let (part, point) = (before.next()?.to_owned(), before.next()?);
-        Some(Self {
-            version,
-            point: root.join(point.trim_start_matches('/')),
-            part,
-            options,
-        })
+        Some(Self { version, point: root.join(point.trim_start_matches('/')), part, options })
     }
 
     /// The directory of cgroup `path`, which is the mount point itself where `path` is what is mounted.
     fn directory_of(&self, path: &str) -> PathBuf {
         let below = path.strip_prefix(self.part.trim_end_matches('/')).unwrap_or(path);
         let below = below.trim_start_matches('/');
-        if below.is_empty() {
-            self.point.clone()
-        } else {
-            self.point.join(below)
-        }
+        if below.is_empty() { self.point.clone() } else { self.point.join(below) }
     }
 }
 
@@ -239,10 +211,7 @@ impl Mount {
 
 impl Place {
     pub(super) fn join(&self, name: &str) -> Self {
-        Self {
-            version: self.version,
-            directory: self.directory.join(name),
-        }
+        Self { version: self.version, directory: self.directory.join(name) }
     }
 
     pub(super) fn read(&self, file: &str) -> io::Result<String> {
@@ -254,10 +223,8 @@ impl Place {
         use std::io::Write;
         let path = self.directory.join(file);
         // Never create: a misspelt file must not pass where the directory is an ordinary one.
-        let written = fs::File::options()
-            .write(true)
-            .open(&path)
-            .and_then(|mut open| open.write_all(value.as_bytes()));
+        let written =
+            fs::File::options().write(true).open(&path).and_then(|mut open| open.write_all(value.as_bytes()));
         written.map_err(|error| annotate(&error, &format!("write {value:?} to"), &path))
     }
 
@@ -285,9 +252,6 @@ impl Place {
 
     fn unexpected(&self, file: &str, text: &str) -> io::Error {
         let path = self.directory.join(file);
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{} reads {text:?}", path.display()),
-        )
+        io::Error::new(io::ErrorKind::InvalidData, format!("{} reads {text:?}", path.display()))
     }
 }

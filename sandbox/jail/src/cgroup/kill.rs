@@ -43,11 +43,7 @@ pub(super) fn everything_in(place: &Place) -> io::Result<()> {
                 .map_err(|error| annotate(&error, "kill all processes of", &place.directory))?;
         }
         if Instant::now() >= deadline {
-            return Err(annotate(
-                &io::ErrorKind::TimedOut.into(),
-                "kill all processes of",
-                &place.directory,
-            ));
+            return Err(annotate(&io::ErrorKind::TimedOut.into(), "kill all processes of", &place.directory));
         }
     }
 }
@@ -56,10 +52,7 @@ pub(super) fn everything_in(place: &Place) -> io::Result<()> {
 fn members(place: &Place) -> io::Result<Vec<Pid>> {
     match place.read("cgroup.procs") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        pids => Ok(pids?
-            .lines()
-            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-            .collect()),
+        pids => Ok(pids?.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()),
     }
 }
 

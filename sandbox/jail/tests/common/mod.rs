@@ -1,5 +1,7 @@
 //! A live environment for tests: the real jail, the real agent, and a probe in place of the runtime.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     fs::{self, File, Permissions},
     io::{Read, Seek, Write},
@@ -33,9 +35,6 @@ pub(crate) const TMP_BYTES: u64 = 8 * 1024 * 1024;
 /// Longest wait for a frame; a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Cgroups of tests, apart from those of a server that runs on the same machine.
-pub(crate) const GROUP: &str = "waterwheel-jail-tests";
-
 /// Static programs, built once per test binary.
 #[derive(Debug)]
 pub(crate) struct Programs {
@@ -52,16 +51,7 @@ pub(crate) fn programs() -> &'static Programs {
         let flags = format!("CARGO_TARGET_{}_RUSTFLAGS", host.to_uppercase().replace('-', "_"));
         let built = Command::new(env!("CARGO"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .args([
-                "build",
-                "--quiet",
-                "--locked",
-                "--profile",
-                "guest",
-                "--target",
-                &host,
-                "--target-dir",
-            ])
+            .args(["build", "--quiet", "--locked", "--profile", "guest", "--target", &host, "--target-dir"])
             .arg(&target)
             .args([
                 "-p",
@@ -103,14 +93,8 @@ pub(crate) fn root() -> TempDir {
         .expect("set-user-ID");
     let device = root.path().join("device");
     let (mode, null) = (rustix::fs::Mode::from_raw_mode(0o666), rustix::fs::makedev(1, 3));
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &device,
-        rustix::fs::FileType::CharacterDevice,
-        mode,
-        null,
-    )
-    .expect("make a device file");
+    rustix::fs::mknodat(rustix::fs::CWD, &device, rustix::fs::FileType::CharacterDevice, mode, null)
+        .expect("make a device file");
     fs::set_permissions(device, Permissions::from_mode(0o666)).expect("open the device");
     root
 }
@@ -151,6 +135,8 @@ impl Wanted {
 pub(crate) struct Environment {
     pub(crate) jail: Child,
     pub(crate) cgroup: Cgroup,
+    /// The cgroup's group: this environment's own, apart from those of other tests and of servers on the same machine.
+    pub(crate) group: String,
     pub(crate) stream: UnixStream,
     decoder: Decoder,
     _root: TempDir,
@@ -162,29 +148,18 @@ impl Environment {
     pub(crate) fn start(program: &Path, controls: Controls) -> Self {
         let hierarchy = Hierarchy::detect().expect("find the cgroups");
         let (root, task) = (root(), task());
-        let name = root
-            .path()
-            .file_name()
-            .expect("temporary directories have names")
-            .to_string_lossy()
-            .into_owned();
+        let unique = root.path().file_name().expect("temporary directories have names").to_string_lossy();
+        let group = format!("waterwheel-jail-test-{}", unique.trim_start_matches('.'));
         let limits = Limits {
             memory_bytes: MEMORY_BYTES,
             pids: PIDS,
-            cpu_quota: Some(CpuQuota {
-                quota_us: 20_000,
-                period_us: 20_000,
-            }),
+            cpu_quota: Some(CpuQuota { quota_us: 20_000, period_us: 20_000 }),
             cpu_shares: 1024,
         };
-        let cgroup = Cgroup::create(&hierarchy, GROUP, &name, limits).expect("create a cgroup");
+        let cgroup = Cgroup::create(&hierarchy, &group, "environment", limits).expect("create a cgroup");
         let spec = JailSpec {
             root: root.path().to_owned(),
-            binds: vec![Bind {
-                source: task.path().to_owned(),
-                target: "/var/task".into(),
-                read_only: true,
-            }],
+            binds: vec![Bind { source: task.path().to_owned(), target: "/var/task".into(), read_only: true }],
             tmp_bytes: TMP_BYTES,
             hostname: "jailed".to_owned(),
             cgroups: cgroup.procs_dirs(),
@@ -193,14 +168,7 @@ impl Environment {
         let (stream, theirs) = UnixStream::pair().expect("make a stream");
         stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
         let jail = spawn(&spec, program, theirs.into());
-        Self {
-            jail,
-            cgroup,
-            stream,
-            decoder: Decoder::new(),
-            _root: root,
-            _task: task,
-        }
+        Self { jail, cgroup, group, stream, decoder: Decoder::new(), _root: root, _task: task }
     }
 
     /// Starts the agent, and the runtime that is wanted.
@@ -271,9 +239,10 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
-        // The cgroup is emptied by its own drop; this collects the child.
         let _ = self.jail.kill();
         let _ = self.jail.wait();
+        // Fails if a process outlives its SIGKILL: then the test that comes to see it says so better.
+        let _ = Hierarchy::detect().and_then(|hierarchy| hierarchy.sweep(&self.group));
     }
 }
 
@@ -283,26 +252,12 @@ pub(crate) fn spawn(spec: &JailSpec, program: &Path, stream: OwnedFd) -> Child {
     serde_json::to_writer(&mut json, spec).expect("write the specification");
     json.rewind().expect("rewind");
     let mappings = vec![
-        FdMapping {
-            parent_fd: json.into(),
-            child_fd: 3,
-        },
-        FdMapping {
-            parent_fd: File::open(program).expect("open the program").into(),
-            child_fd: 4,
-        },
-        FdMapping {
-            parent_fd: stream,
-            child_fd: 5,
-        },
+        FdMapping { parent_fd: json.into(), child_fd: 3 },
+        FdMapping { parent_fd: File::open(program).expect("open the program").into(), child_fd: 4 },
+        FdMapping { parent_fd: stream, child_fd: 5 },
     ];
     let mut command = Command::new(&programs().jail);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
-        .fd_mappings(mappings)
-        .expect("three different descriptors");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.fd_mappings(mappings).expect("three different descriptors");
     command.spawn().expect("start the jail")
 }
