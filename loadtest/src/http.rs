@@ -37,10 +37,7 @@ impl Answer {
     /// The first header called `name` (lower case).
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -54,12 +51,7 @@ impl Connection {
         let stream = TcpStream::connect(authority)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
-        Ok(Self {
-            stream,
-            authority: authority.to_owned(),
-            out: Vec::new(),
-            input: Vec::new(),
-        })
+        Ok(Self { stream, authority: authority.to_owned(), out: Vec::new(), input: Vec::new() })
     }
 
     /// The `Host` of every request.
@@ -92,12 +84,7 @@ impl Connection {
         self.stream.write_all(&self.out)?;
         let (status, headers, head) = self.read_head()?;
         let body = self.read_body(status, &headers, head)?;
-        Ok(Answer {
-            status,
-            headers,
-            body,
-            elapsed: begin.elapsed(),
-        })
+        Ok(Answer { status, headers, body, elapsed: begin.elapsed() })
     }
 
     /// Reads at least one byte more into `input`.
@@ -107,10 +94,7 @@ impl Connection {
         let read = self.stream.read(&mut self.input[at..]);
         self.input.truncate(at + *read.as_ref().unwrap_or(&0));
         match read? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            )),
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
             _ => Ok(()),
         }
     }
@@ -120,9 +104,7 @@ impl Connection {
         loop {
             let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
             let mut response = httparse::Response::new(&mut headers);
-            let parsed = response
-                .parse(&self.input)
-                .map_err(|error| invalid(error.to_string()))?;
+            let parsed = response.parse(&self.input).map_err(|error| invalid(error.to_string()))?;
             if let httparse::Status::Complete(length) = parsed {
                 let status = response.code.unwrap_or_default();
                 if status == 100 {
@@ -130,10 +112,7 @@ impl Connection {
                     continue;
                 }
                 let headers = response.headers.iter().map(|header| {
-                    (
-                        header.name.to_ascii_lowercase(),
-                        String::from_utf8_lossy(header.value).into_owned(),
-                    )
+                    (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
                 });
                 return Ok((status, headers.collect(), length));
             }
@@ -145,19 +124,12 @@ impl Connection {
     }
 
     fn read_body(&mut self, status: u16, headers: &[(String, String)], head: usize) -> io::Result<Vec<u8>> {
-        let find = |name| {
-            headers
-                .iter()
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value.as_str())
-        };
+        let find = |name| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         if find("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             return self.read_chunks(head);
         }
         let length = match find("content-length") {
-            Some(value) => value
-                .parse()
-                .map_err(|_| invalid(format!("content-length is {value:?}")))?,
+            Some(value) => value.parse().map_err(|_| invalid(format!("content-length is {value:?}")))?,
             None if status == 204 || status == 304 => 0,
             None => return Err(invalid("the answer has no length")),
         };
@@ -186,9 +158,7 @@ impl Connection {
                 self.fill()?;
             }
             if self.input[at + size..at + size + 2] != *b"\r\n" {
-                return Err(invalid(
-                    "a chunk does not end where it says, or the answer has trailers",
-                ));
+                return Err(invalid("a chunk does not end where it says, or the answer has trailers"));
             }
             body.extend_from_slice(&self.input[at..at + size]);
             at += size + 2;
@@ -265,11 +235,7 @@ mod tests {
         ] {
             let (authority, thread) = server(vec![answer], 4096);
             let mut connection = Connection::open(&authority, Duration::from_secs(5)).unwrap();
-            assert!(
-                connection.send("GET", "/", &[], b"").is_err(),
-                "{}",
-                String::from_utf8_lossy(answer)
-            );
+            assert!(connection.send("GET", "/", &[], b"").is_err(), "{}", String::from_utf8_lossy(answer));
             thread.join().unwrap();
         }
     }

@@ -29,8 +29,7 @@ impl Latencies {
     }
 
     pub fn record(&mut self, latency: Duration) {
-        self.histogram
-            .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
+        self.histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
     #[must_use]
@@ -106,16 +105,8 @@ mod tests {
         })
         .unwrap();
         assert_eq!(latencies.count(), 100);
-        assert!(
-            (latencies.micros(0.5) - 50.0).abs() < 0.1,
-            "{}",
-            latencies.micros(0.5)
-        );
-        assert!(
-            (latencies.micros(0.99) - 99.0).abs() < 0.1,
-            "{}",
-            latencies.micros(0.99)
-        );
+        assert!((latencies.micros(0.5) - 50.0).abs() < 0.1, "{}", latencies.micros(0.5));
+        assert!((latencies.micros(0.99) - 99.0).abs() < 0.1, "{}", latencies.micros(0.99));
     }
 
     #[test]

@@ -44,8 +44,7 @@ fn disk(mountinfo: &str, path: &Path) -> Option<String> {
         let point = left.split(' ').nth(4)?;
         let mut right = right.split(' ');
         let (kind, device) = (right.next()?, right.next()?);
-        path.starts_with(point)
-            .then(|| (point.len(), format!("{kind} on {device}")))
+        path.starts_with(point).then(|| (point.len(), format!("{kind} on {device}")))
     });
     mounts.max_by_key(|(length, _)| *length).map(|(_, text)| text)
 }
@@ -60,10 +59,7 @@ mod tests {
                       23 22 0:5 / /srv/data rw shared:1 - xfs /dev/vdb rw\n\
                       24 22 0:6 / /srv/other rw - tmpfs tmpfs rw\n";
         assert_eq!(disk(mounts, Path::new("/srv/data/x")).unwrap(), "xfs on /dev/vdb");
-        assert_eq!(
-            disk(mounts, Path::new("/srv/database")).unwrap(),
-            "ext4 on /dev/vda"
-        );
+        assert_eq!(disk(mounts, Path::new("/srv/database")).unwrap(), "ext4 on /dev/vda");
         assert_eq!(disk("", Path::new("/")), None);
     }
 
@@ -71,9 +67,6 @@ mod tests {
     fn this_machine_has_a_name_for_everything() {
         let machine = Machine::describe(Path::new("."));
         assert!(machine.cores > 0);
-        assert!(
-            machine.kernel.contains('.') && machine.disk.contains(" on "),
-            "{machine:?}"
-        );
+        assert!(machine.kernel.contains('.') && machine.disk.contains(" on "), "{machine:?}");
     }
 }

@@ -14,22 +14,12 @@ pub struct Memory {
 /// Memory of process `pid`. Needs root, or to be its owner.
 pub fn memory(pid: u32) -> io::Result<Memory> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    Ok(Memory {
-        rss: kib_field(&text, "Rss:")? * 1024,
-        pss: kib_field(&text, "Pss:")? * 1024,
-    })
+    Ok(Memory { rss: kib_field(&text, "Rss:")? * 1024, pss: kib_field(&text, "Pss:")? * 1024 })
 }
 
 fn kib_field(text: &str, field: &str) -> io::Result<u64> {
     text.lines()
-        .find_map(|line| {
-            line.strip_prefix(field)?
-                .trim()
-                .strip_suffix(" kB")?
-                .trim()
-                .parse()
-                .ok()
-        })
+        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.trim().parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {field} in smaps_rollup")))
 }
 
@@ -81,9 +71,7 @@ fn parent(pid: u32) -> Option<u32> {
 #[must_use]
 pub fn command_line(pid: u32) -> String {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes)
-        .trim_end_matches('\0')
-        .replace('\0', " ")
+    String::from_utf8_lossy(&bytes).trim_end_matches('\0').replace('\0', " ")
 }
 
 #[cfg(test)]

@@ -23,11 +23,7 @@ pub enum Peer {
     /// Nothing: the figure stands for itself.
     None,
     /// One value per round, measured in the same run as ours.
-    Measured {
-        name: String,
-        config: String,
-        rounds: Vec<f64>,
-    },
+    Measured { name: String, config: String, rounds: Vec<f64> },
     /// It could not be installed; the reason is in the report.
     Absent { name: String, reason: String },
 }
@@ -71,13 +67,9 @@ impl Figure {
     /// Ours over the peer's, round by round.
     fn ratios(&self) -> Option<Vec<f64>> {
         match &self.peer {
-            Peer::Measured { rounds, .. } => Some(
-                self.ours
-                    .iter()
-                    .zip(rounds)
-                    .map(|(ours, peer)| ours / peer)
-                    .collect(),
-            ),
+            Peer::Measured { rounds, .. } => {
+                Some(self.ours.iter().zip(rounds).map(|(ours, peer)| ours / peer).collect())
+            }
             _ => None,
         }
     }
@@ -176,9 +168,7 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let header = ["figure", "unit", "ours", "peer", "ratio", "spread", "target", ""].map(str::to_owned);
-        let rows: Vec<[String; 8]> = std::iter::once(header)
-            .chain(self.figures.iter().map(row))
-            .collect();
+        let rows: Vec<[String; 8]> = std::iter::once(header).chain(self.figures.iter().map(row)).collect();
         let mut widths = [0; 8];
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -190,11 +180,8 @@ impl Report {
             let mut line = String::new();
             for (at, (cell, width)) in row.iter().zip(widths).enumerate() {
                 // Names to the left, numbers to the right.
-                let _ = if at < 2 {
-                    write!(line, "{cell:<width$}  ")
-                } else {
-                    write!(line, "{cell:>width$}  ")
-                };
+                let _ =
+                    if at < 2 { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") };
             }
             table.push_str(line.trim_end());
             table.push('\n');
@@ -222,10 +209,7 @@ fn row(figure: &Figure) -> [String; 8] {
         peer,
         figure.ratio().map(number).unwrap_or_default(),
         format!("{}…{}", number(low), number(high)),
-        figure
-            .target
-            .map(|target| format!("{bound} {target}"))
-            .unwrap_or_default(),
+        figure.target.map(|target| format!("{bound} {target}")).unwrap_or_default(),
         match figure.met() {
             Some(true) => "met".to_owned(),
             Some(false) => "MISSED".to_owned(),
@@ -253,21 +237,13 @@ mod tests {
     }
 
     fn measured(rounds: &[f64]) -> Peer {
-        Peer::Measured {
-            name: "floor".to_owned(),
-            config: "bare".to_owned(),
-            rounds: rounds.to_vec(),
-        }
+        Peer::Measured { name: "floor".to_owned(), config: "bare".to_owned(), rounds: rounds.to_vec() }
     }
 
     #[test]
     fn a_figure_with_a_peer_has_the_shared_shape() {
-        let figure = figure(
-            &[150.0, 280.0, 130.0],
-            measured(&[100.0, 200.0, 100.0]),
-            Better::Lower,
-            Some(1.5),
-        );
+        let figure =
+            figure(&[150.0, 280.0, 130.0], measured(&[100.0, 200.0, 100.0]), Better::Lower, Some(1.5));
         assert_eq!(
             serde_json::to_value(&figure).unwrap(),
             json!({"id": "x", "what": "a thing", "unit": "µs", "ours": 150.0, "peer": 100.0, "peer_name": "floor",
@@ -293,24 +269,15 @@ mod tests {
             );
         }
         // A measurement that failed meets nothing.
-        assert_eq!(
-            figure(&[], Peer::None, Better::Lower, Some(6.0)).met(),
-            Some(false)
-        );
+        assert_eq!(figure(&[], Peer::None, Better::Lower, Some(6.0)).met(), Some(false));
     }
 
     #[test]
     fn an_absent_peer_is_listed_with_its_reason_and_meets_nothing() {
-        let peer = Peer::Absent {
-            name: "other".to_owned(),
-            reason: "no package".to_owned(),
-        };
+        let peer = Peer::Absent { name: "other".to_owned(), reason: "no package".to_owned() };
         let value = serde_json::to_value(figure(&[1.0], peer, Better::Lower, Some(2.0))).unwrap();
         assert_eq!(value["peer"], json!(null));
-        assert_eq!(
-            (&value["reason"], &value["met"]),
-            (&json!("no package"), &json!(null))
-        );
+        assert_eq!((&value["reason"], &value["met"]), (&json!("no package"), &json!(null)));
     }
 
     #[test]
@@ -318,12 +285,7 @@ mod tests {
         let report = Report {
             bench: "invoke".to_owned(),
             commit: "abc".to_owned(),
-            machine: Machine {
-                cores: 2,
-                cpu: "c".into(),
-                kernel: "k".into(),
-                disk: "d".into(),
-            },
+            machine: Machine { cores: 2, cpu: "c".into(), kernel: "k".into(), disk: "d".into() },
             figures: vec![
                 figure(&[9.0], Peer::None, Better::Lower, Some(6.0)),
                 figure(&[1.0], measured(&[2.0]), Better::Lower, None),

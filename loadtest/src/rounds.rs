@@ -35,9 +35,7 @@ pub fn median(values: &[f64]) -> f64 {
 pub fn spread(values: &[f64]) -> [f64; 2] {
     values
         .iter()
-        .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &value| {
-            [low.min(value), high.max(value)]
-        })
+        .fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &value| [low.min(value), high.max(value)])
 }
 
 #[cfg(test)]

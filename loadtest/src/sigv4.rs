@@ -52,18 +52,13 @@ impl Credentials {
                 }
             }
         }
-        Some(Self {
-            access_key_id: id?,
-            secret_access_key: secret?,
-        })
+        Some(Self { access_key_id: id?, secret_access_key: secret? })
     }
 }
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("access_key_id", &self.access_key_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("access_key_id", &self.access_key_id).finish_non_exhaustive()
     }
 }
 
@@ -76,13 +71,7 @@ impl<C: Clock> Signer<C> {
         service: impl Into<String>,
         clock: C,
     ) -> Self {
-        Self {
-            credentials,
-            region: region.into(),
-            service: service.into(),
-            clock,
-            day_key: None,
-        }
+        Self { credentials, region: region.into(), service: service.into(), clock, day_key: None }
     }
 
     /// Signs a request for `path` (as it goes over the wire, without a query) with the headers `host` and `x-amz-date`.
@@ -112,10 +101,8 @@ impl<C: Clock> Signer<C> {
         if let Some((_, key)) = self.day_key.as_ref().filter(|(known, _)| known == day) {
             return key.clone();
         }
-        let mut key = hmac::Key::new(
-            HMAC_SHA256,
-            format!("AWS4{}", self.credentials.secret_access_key).as_bytes(),
-        );
+        let mut key =
+            hmac::Key::new(HMAC_SHA256, format!("AWS4{}", self.credentials.secret_access_key).as_bytes());
         for part in [day, &self.region, &self.service, "aws4_request"] {
             key = hmac::Key::new(HMAC_SHA256, hmac::sign(&key, part.as_bytes()).as_ref());
         }
@@ -126,9 +113,7 @@ impl<C: Clock> Signer<C> {
 
 impl<C> std::fmt::Debug for Signer<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer")
-            .field("region", &self.region)
-            .finish_non_exhaustive()
+        f.debug_struct("Signer").field("region", &self.region).finish_non_exhaustive()
     }
 }
 
@@ -188,14 +173,8 @@ mod tests {
     fn signatures_of_the_published_suite_come_out() {
         let mut signer = suite();
         for (method, expected) in [
-            (
-                "GET",
-                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
-            ),
-            (
-                "POST",
-                "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b",
-            ),
+            ("GET", "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"),
+            ("POST", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"),
         ] {
             let signature = signer.sign(method, "example.amazonaws.com", "/", b"");
             assert_eq!(signature.date, "20150830T123600Z");
@@ -214,10 +193,7 @@ mod tests {
         let mut signer = suite();
         let first = signer.sign("GET", "h", "/", b"");
         signer.clock = At(1_440_938_160 + 86_400);
-        assert_ne!(
-            signer.sign("GET", "h", "/", b"").authorization,
-            first.authorization
-        );
+        assert_ne!(signer.sign("GET", "h", "/", b"").authorization, first.authorization);
         signer.clock = At(1_440_938_160);
         assert_eq!(signer.sign("GET", "h", "/", b""), first);
     }
@@ -238,20 +214,14 @@ mod tests {
 
     #[test]
     fn paths_are_encoded_once_more() {
-        assert_eq!(
-            encoded_again("/2015-03-31/functions/a%3Ab/x y"),
-            "/2015-03-31/functions/a%253Ab/x%20y"
-        );
+        assert_eq!(encoded_again("/2015-03-31/functions/a%3Ab/x y"), "/2015-03-31/functions/a%253Ab/x%20y");
     }
 
     #[test]
     fn the_default_profile_of_a_credentials_file_is_read() {
         let text = "[other]\naws_access_key_id = NO\n\n[default]\naws_access_key_id = AKID\naws_secret_access_key=a/b=c\n";
         let credentials = Credentials::parse(text).unwrap();
-        assert_eq!(
-            (&*credentials.access_key_id, &*credentials.secret_access_key),
-            ("AKID", "a/b=c")
-        );
+        assert_eq!((&*credentials.access_key_id, &*credentials.secret_access_key), ("AKID", "a/b=c"));
         assert!(!format!("{credentials:?}").contains("a/b"));
         assert_eq!(Credentials::parse("[default]\naws_access_key_id = AKID\n"), None);
     }

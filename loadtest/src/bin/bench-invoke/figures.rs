@@ -118,10 +118,7 @@ fn warm(
         let target = (function == PYTHON && size == KIB && suffix.is_empty()).then_some(WARM_RATIO);
         for (quantile_name, quantile, target) in [("p50", 0.5, target), ("p99", 0.99, None)] {
             let side = |of: &dyn Fn(&(Warm, Warm)) -> &Latencies| {
-                rounds
-                    .iter()
-                    .map(|round| of(round).micros(quantile))
-                    .collect::<Vec<_>>()
+                rounds.iter().map(|round| of(round).micros(quantile)).collect::<Vec<_>>()
             };
             figures.push(Figure {
                 id: id(quantile_name),
@@ -136,10 +133,7 @@ fn warm(
         }
         if size == KIB {
             figures.push(Figure {
-                id: format!(
-                    "context_switches_per_warm_invocation_{}{suffix}",
-                    function.language
-                ),
+                id: format!("context_switches_per_warm_invocation_{}{suffix}", function.language),
                 what: format!("{what}: context switches of server and environment (floor: runtime process)"),
                 unit: "switches".to_owned(),
                 ours: rounds.iter().map(|round| round.0.switches).collect(),
@@ -154,11 +148,7 @@ fn warm(
 }
 
 fn peer(rounds: Vec<f64>) -> Peer {
-    Peer::Measured {
-        name: "bare runtime process".to_owned(),
-        config: floor::CONFIG.to_owned(),
-        rounds,
-    }
+    Peer::Measured { name: "bare runtime process".to_owned(), config: floor::CONFIG.to_owned(), rounds }
 }
 
 fn warm_server(
@@ -168,9 +158,7 @@ fn warm_server(
     name: &str,
     payload: &[u8],
 ) -> Result<Warm> {
-    measure(options, &procfs::tree(server.pid())?, || {
-        client.invoke(name, payload)
-    })
+    measure(options, &procfs::tree(server.pid())?, || client.invoke(name, payload))
 }
 
 fn warm_floor(options: &Options, floor: &mut Floor, payload: &[u8]) -> Result<Warm> {
@@ -186,20 +174,12 @@ fn measure(
     for _ in 0..options.invocations / 10 {
         invoke()?;
     }
-    let switches = || {
-        processes
-            .iter()
-            .map(|&pid| procfs::context_switches(pid))
-            .sum::<Result<u64, _>>()
-    };
+    let switches = || processes.iter().map(|&pid| procfs::context_switches(pid)).sum::<Result<u64, _>>();
     let before = switches()?;
     let latencies = closed_loop(options.invocations, invoke)?;
     let switches = switches()?.saturating_sub(before);
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    Ok(Warm {
-        latencies,
-        switches: switches as f64 / options.invocations as f64,
-    })
+    Ok(Warm { latencies, switches: switches as f64 / options.invocations as f64 })
 }
 
 fn cold(options: &Options, server: &Server, prepared: &Prepared, function: Function) -> Result<Figure> {
@@ -230,10 +210,7 @@ fn cold(options: &Options, server: &Server, prepared: &Prepared, function: Funct
     let (ours, floor) = rounds.into_iter().unzip();
     Ok(Figure {
         id: format!("cold_start_ratio_{}", function.language),
-        what: format!(
-            "first invocation in a fresh environment, {} echo, 1 KiB",
-            function.language
-        ),
+        what: format!("first invocation in a fresh environment, {} echo, 1 KiB", function.language),
         unit: "ms".to_owned(),
         ours,
         peer: peer(floor),
@@ -274,10 +251,7 @@ fn idle_overhead(options: &Options, server: &Path) -> Result<f64> {
     let before = weigh(server.pid())?;
     occupy(options, &server, name)?;
     let after = weigh(server.pid())?;
-    let added = after
-        .runtimes
-        .checked_sub(before.runtimes)
-        .filter(|&added| added > 0);
+    let added = after.runtimes.checked_sub(before.runtimes).filter(|&added| added > 0);
     let added = added.context("no environment was added")?;
     ensure!(
         after.runtimes >= options.environments,
@@ -299,15 +273,11 @@ fn occupy(options: &Options, server: &Server, name: &str) -> Result<()> {
                     let client = server.client();
                     // Long enough for the last environment to start while the first is still busy.
                     start.wait();
-                    client?
-                        .invoke_any(name, br#"{"do":"sleep","seconds":5}"#)
-                        .map(drop)
+                    client?.invoke_any(name, br#"{"do":"sleep","seconds":5}"#).map(drop)
                 })
             })
             .collect();
-        calls
-            .into_iter()
-            .try_for_each(|call| call.join().expect("an invoking thread panicked"))
+        calls.into_iter().try_for_each(|call| call.join().expect("an invoking thread panicked"))
     })
 }
 
@@ -318,10 +288,7 @@ struct Weight {
 }
 
 fn weigh(server: u32) -> Result<Weight> {
-    let mut weight = Weight {
-        runtimes: 0,
-        overhead: 0,
-    };
+    let mut weight = Weight { runtimes: 0, overhead: 0 };
     for pid in procfs::tree(server)? {
         if procfs::command_line(pid).contains("/var/runtime/bootstrap") {
             weight.runtimes += 1;

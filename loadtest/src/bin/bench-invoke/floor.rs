@@ -28,10 +28,7 @@ use crate::function::{Function, Runtime};
 pub(crate) const CONFIG: &str = "single-threaded blocking Runtime API server; same root by chroot, same command and variables, same core, root user";
 
 /// Longest wait for the runtime to say something.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 30,
-    tv_nsec: 0,
-};
+const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// Set in the process that has mounts of its own.
 const OWN_MOUNTS: &str = "BENCH_INVOKE_OWN_MOUNTS";
 
@@ -61,11 +58,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(runtimes: &Path, functions: &Path, function: Function) -> Result<Self> {
         let runtime = Runtime::read(runtimes, function.runtime)?;
-        let prepared = Self {
-            dir: tempfile::tempdir()?,
-            runtime,
-            handler: function.handler,
-        };
+        let prepared = Self { dir: tempfile::tempdir()?, runtime, handler: function.handler };
         let (root, code) = (prepared.dir.path().join("root"), prepared.dir.path().join("code"));
         fs::create_dir(&root)?;
         fs::create_dir(&code)?;
@@ -103,10 +96,7 @@ impl Prepared {
             .stdin(Stdio::null())
             .spawn()
             .context("chroot(8) starts the floor")?;
-        let mut floor = Floor {
-            child,
-            api: RuntimeApi::new(listener),
-        };
+        let mut floor = Floor { child, api: RuntimeApi::new(listener) };
         floor.invoke(payload)?;
         Ok((floor, begin.elapsed()))
     }
@@ -129,12 +119,10 @@ pub(crate) struct Floor {
 impl Floor {
     /// One event: from handing it out to having read the answer.
     pub(crate) fn invoke(&mut self, payload: &[u8]) -> Result<Duration> {
-        self.api
-            .invoke(payload)
-            .with_context(|| match self.child.try_wait() {
-                Ok(Some(status)) => format!("the runtime process has ended: {status}"),
-                _ => "the runtime process did not answer".to_owned(),
-            })
+        self.api.invoke(payload).with_context(|| match self.child.try_wait() {
+            Ok(Some(status)) => format!("the runtime process has ended: {status}"),
+            _ => "the runtime process did not answer".to_owned(),
+        })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -184,21 +172,12 @@ enum Call {
 
 impl RuntimeApi {
     fn new(listener: TcpListener) -> Self {
-        Self {
-            listener,
-            connections: Vec::new(),
-            event: 0,
-            out: Vec::new(),
-        }
+        Self { listener, connections: Vec::new(), event: 0, out: Vec::new() }
     }
 
     fn invoke(&mut self, payload: &[u8]) -> Result<Duration> {
         let (at, request) = self.request()?;
-        ensure!(
-            request.call == Call::Next,
-            "the runtime sent {:?} instead of asking for work",
-            request.call
-        );
+        ensure!(request.call == Call::Next, "the runtime sent {:?} instead of asking for work", request.call);
         self.connections[at].consume(&request);
         self.event += 1;
         self.out.clear();
@@ -223,11 +202,7 @@ impl RuntimeApi {
             self.event
         );
         // Both functions echo; an answer to something else would be no floor.
-        ensure!(
-            request.body >= payload.len(),
-            "the answer has {} bytes",
-            request.body
-        );
+        ensure!(request.body >= payload.len(), "the answer has {} bytes", request.body);
         self.connections[at].consume(&request);
         self.connections[at].stream.write_all(
             b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{\"status\":\"OK\"}\n",
@@ -251,16 +226,9 @@ impl RuntimeApi {
     fn wait(&mut self) -> Result<()> {
         let mut ready = Vec::with_capacity(1 + self.connections.len());
         ready.push(PollFd::new(&self.listener, PollFlags::IN));
-        ready.extend(
-            self.connections
-                .iter()
-                .map(|connection| PollFd::new(&connection.stream, PollFlags::IN)),
-        );
-        ensure!(
-            poll(&mut ready, Some(&PATIENCE))? > 0,
-            "silence for {} s",
-            PATIENCE.tv_sec
-        );
+        ready
+            .extend(self.connections.iter().map(|connection| PollFd::new(&connection.stream, PollFlags::IN)));
+        ensure!(poll(&mut ready, Some(&PATIENCE))? > 0, "silence for {} s", PATIENCE.tv_sec);
         let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
         let mut closed = Vec::new();
         for (at, connection) in self.connections.iter_mut().enumerate() {
@@ -274,11 +242,7 @@ impl RuntimeApi {
         if ready[0] {
             let (stream, _) = self.listener.accept()?;
             stream.set_nodelay(true)?;
-            self.connections.push(Incoming {
-                stream,
-                input: vec![0; 256 * 1024],
-                filled: 0,
-            });
+            self.connections.push(Incoming { stream, input: vec![0; 256 * 1024], filled: 0 });
         }
         Ok(())
     }
@@ -327,40 +291,19 @@ fn parse(input: &[u8]) -> Result<Option<Request>> {
         return Ok(None);
     };
     let path = request.path.unwrap_or_default();
-    let call = match path
-        .strip_prefix(INVOCATION)
-        .map(|rest| rest.split_once('/').unwrap_or((rest, "")))
-    {
+    let call = match path.strip_prefix(INVOCATION).map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
         Some(("next", "")) => Call::Next,
-        Some((id, "response")) => Call::Response {
-            id: id.parse().context("id of another event")?,
-        },
-        _ => bail!(
-            "the runtime calls {path}: {}",
-            String::from_utf8_lossy(&input[head..])
-        ),
+        Some((id, "response")) => Call::Response { id: id.parse().context("id of another event")? },
+        _ => bail!("the runtime calls {path}: {}", String::from_utf8_lossy(&input[head..])),
     };
     let header = |name: &str| {
-        let found = request
-            .headers
-            .iter()
-            .find(|header| header.name.eq_ignore_ascii_case(name))?;
+        let found = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
         std::str::from_utf8(found.value).ok()
     };
-    ensure!(
-        header("transfer-encoding").is_none(),
-        "the runtime streams its answer"
-    );
-    let body = header("content-length")
-        .map_or(Ok(0), str::parse)
-        .context("content-length")?;
+    ensure!(header("transfer-encoding").is_none(), "the runtime streams its answer");
+    let body = header("content-length").map_or(Ok(0), str::parse).context("content-length")?;
     let wants_continue = header("expect").is_some();
-    Ok(Some(Request {
-        call,
-        head,
-        body,
-        wants_continue,
-    }))
+    Ok(Some(Request { call, head, body, wants_continue }))
 }
 
 #[cfg(test)]
@@ -387,9 +330,7 @@ mod tests {
                 )
                 .into_bytes();
                 answer.extend(body);
-                answer
-                    .chunks(piece)
-                    .for_each(|part| stream.write_all(part).unwrap());
+                answer.chunks(piece).for_each(|part| stream.write_all(part).unwrap());
                 assert!(read_answer(&mut stream).0.starts_with("HTTP/1.1 202 "));
             }
         })
@@ -403,10 +344,7 @@ mod tests {
             bytes.push(byte[0]);
         }
         let head = String::from_utf8(bytes).unwrap();
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("Content-Length: "))
-            .unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
         let mut body = vec![0; length.parse().unwrap()];
         stream.read_exact(&mut body).unwrap();
         (head, body)

@@ -25,17 +25,10 @@ pub(crate) const PYTHON: Function = Function {
     zip: "echo-python.zip",
     handler: "lambda_function.lambda_handler",
 };
-pub(crate) const RUST: Function = Function {
-    language: "rust",
-    runtime: "provided.al2023",
-    zip: "echo-rust.zip",
-    handler: "bootstrap",
-};
+pub(crate) const RUST: Function =
+    Function { language: "rust", runtime: "provided.al2023", zip: "echo-rust.zip", handler: "bootstrap" };
 /// Can be told to sleep, so that many environments are busy at once.
-pub(crate) const SLEEPER: Function = Function {
-    zip: "misbehave-python.zip",
-    ..PYTHON
-};
+pub(crate) const SLEEPER: Function = Function { zip: "misbehave-python.zip", ..PYTHON };
 
 /// What `runtime.json` says of an installed runtime, as far as the floor needs it.
 #[derive(Debug, Clone, Deserialize)]
@@ -52,10 +45,7 @@ impl Runtime {
         let dir = runtimes.join(name);
         let path = dir.join("runtime.json");
         let text = fs::read(&path).with_context(|| {
-            format!(
-                "{name} is not installed ({}): waterwheel runtimes build",
-                path.display()
-            )
+            format!("{name} is not installed ({}): waterwheel runtimes build", path.display())
         })?;
         let mut runtime: Self = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
         runtime.dir = dir.canonicalize()?;
@@ -86,11 +76,7 @@ impl Function {
             .arg(dir)
             .status()
             .context("python3 unpacks the functions")?;
-        ensure!(
-            status.success(),
-            "unpacking {} failed; tests/functions/build.sh makes it",
-            self.zip
-        );
+        ensure!(status.success(), "unpacking {} failed; tests/functions/build.sh makes it", self.zip);
         Ok(())
     }
 }

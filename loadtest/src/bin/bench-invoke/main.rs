@@ -64,33 +64,22 @@ fn main() -> Result<ExitCode> {
         print!("{}", figures::floor_only(&options)?);
         return Ok(ExitCode::SUCCESS);
     };
-    let server = server
-        .canonicalize()
-        .with_context(|| format!("no server binary at {}", server.display()))?;
+    let server =
+        server.canonicalize().with_context(|| format!("no server binary at {}", server.display()))?;
     let report = Report {
         bench: "invoke".to_owned(),
         commit: commit(),
         machine: Machine::describe(&std::env::temp_dir()),
         figures: figures::all(&options, &server)?,
     };
-    report
-        .write(&options.out)
-        .with_context(|| format!("cannot write {}", options.out.display()))?;
+    report.write(&options.out).with_context(|| format!("cannot write {}", options.out.display()))?;
     print!("{}", report.table());
     println!("{}", options.out.display());
-    Ok(if report.missed().next().is_some() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(if report.missed().next().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn commit() -> String {
-    let output = std::process::Command::new("git")
-        .args(["rev-parse", "--short", "HEAD"])
-        .output();
+    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.ok()
-        .filter(|text| !text.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned())
+    text.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }

@@ -54,13 +54,9 @@ impl Server {
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
         match wait_for_endpoint(&mut child, data.path()) {
-            Ok((authority, credentials)) => Ok(Self {
-                child,
-                authority,
-                credentials,
-                region: region.to_owned(),
-                _data: data,
-            }),
+            Ok((authority, credentials)) => {
+                Ok(Self { child, authority, credentials, region: region.to_owned(), _data: data })
+            }
             Err(error) => {
                 stop(&mut child);
                 let log = fs::read_to_string(data.path().join("server.log")).unwrap_or_default();
@@ -118,10 +114,7 @@ fn wait_for_endpoint(child: &mut Child, data: &Path) -> Result<(String, Credenti
                 Credentials::parse(&text).context("no default profile in the credentials")?,
             ));
         }
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "the server did not serve within {PATIENCE:?}"
-        );
+        ensure!(begin.elapsed() < PATIENCE, "the server did not serve within {PATIENCE:?}");
         thread::sleep(GLANCE);
     }
 }
@@ -130,9 +123,7 @@ fn wait_for_endpoint(child: &mut Child, data: &Path) -> Result<(String, Credenti
 fn authority(endpoint: &str) -> Result<String> {
     let authority = endpoint.trim().trim_end_matches('/').strip_prefix("http://");
     let authority = authority.with_context(|| format!("the endpoint is {endpoint:?}"))?;
-    authority
-        .to_socket_addrs()
-        .with_context(|| format!("the endpoint is {endpoint:?}"))?;
+    authority.to_socket_addrs().with_context(|| format!("the endpoint is {endpoint:?}"))?;
     Ok(authority.to_owned())
 }
 
@@ -156,11 +147,7 @@ impl Client {
 
     /// A control-plane call that must succeed.
     fn call(&mut self, method: &str, path: &str, body: &Value) -> Result<Value> {
-        let body = if body.is_null() {
-            Vec::new()
-        } else {
-            serde_json::to_vec(body)?
-        };
+        let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
         let answer = self.send(method, path, &body)?;
         ensure!(
             (200..300).contains(&answer.status),
@@ -212,21 +199,13 @@ impl Client {
     /// One invocation, from the request's first byte to the answer's last. The function echoes; the answer is checked.
     pub(crate) fn invoke(&mut self, name: &str, payload: &[u8]) -> Result<Duration> {
         let answer = self.invoke_any(name, payload)?;
-        ensure!(
-            answer.body.len() >= payload.len(),
-            "the answer has {} bytes",
-            answer.body.len()
-        );
+        ensure!(answer.body.len() >= payload.len(), "the answer has {} bytes", answer.body.len());
         Ok(answer.elapsed)
     }
 
     /// One invocation that must succeed, whatever it answers.
     pub(crate) fn invoke_any(&mut self, name: &str, payload: &[u8]) -> Result<Answer> {
-        let answer = self.send(
-            "POST",
-            &format!("/2015-03-31/functions/{name}/invocations"),
-            payload,
-        )?;
+        let answer = self.send("POST", &format!("/2015-03-31/functions/{name}/invocations"), payload)?;
         ensure!(
             answer.status == 200 && answer.header("x-amz-function-error").is_none(),
             "invoking {name}: {} {}",
@@ -252,9 +231,6 @@ mod tests {
     fn a_server_that_ends_early_is_told_with_its_output() {
         let error = Server::start(Path::new("/bin/sh"), Path::new("/"), "us-east-1").unwrap_err();
         let text = format!("{error:?}");
-        assert!(
-            text.contains("serve") && text.contains("ended before it served"),
-            "{text}"
-        );
+        assert!(text.contains("serve") && text.contains("ended before it served"), "{text}");
     }
 }

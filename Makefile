@@ -1,0 +1,78 @@
+# Everything a contributor runs. Each target sets up what it needs, can be run again at any time, and ends with one line
+# that says how it went.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help demo test lint bench soak clean setup-demo setup-test build runtimes functions
+
+BIN := target/debug/waterwheel
+# Arguments of cargo build: the profile the tests use is the one that `cargo test` has built already.
+PROFILE :=
+VENV := $(CURDIR)/target/venv
+# Environments are made by root: as another user, the programs that make them are run with sudo.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
+RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)"
+# Arguments for pytest, such as PYTEST_ARGS='-k signatures'.
+PYTEST_ARGS ?=
+BENCHES = $(patsubst loadtest/src/bin/bench-%,%,$(basename $(wildcard loadtest/src/bin/bench-*)))
+SOAKS = $(patsubst loadtest/src/bin/soak-%,%,$(basename $(wildcard loadtest/src/bin/soak-*)))
+
+help: ## Show this list
+	@echo "Waterwheel: make TARGET"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: setup-demo build runtimes functions ## Create and invoke two functions with the AWS CLI, from nothing
+	@$(SUDO) $(BIN) demo --aws $(VENV)/bin/aws --runtimes-dir target/runtimes --functions target/functions
+
+lint: ## Formatting, lints, licences and sources of dependencies
+	@scripts/setup system deny
+	@echo "lint: formatting"; cargo fmt --all --check
+	@echo "lint: clippy"; cargo clippy --quiet --workspace --all-targets -- -D warnings
+	@echo "lint: dependencies"; target/tools/bin/cargo-deny --log-level error check licenses bans sources
+	@echo "lint: ok"
+
+test: lint setup-test ## Everything that must hold before a change is kept
+	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
+	@$(MAKE) build runtimes functions
+	@echo "test: black box"
+	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
+	@echo "test: ok (lints, unit, property and black-box tests)"
+
+bench: ## Measure: make bench NAME=invoke
+	@case " $(BENCHES) " in *" $(NAME) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
+	@scripts/setup system
+	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
+	@mkdir -p target/bench
+	@$(SUDO) target/release/bench-$(NAME) --server target/release/waterwheel --runtimes target/runtimes \
+		--functions target/functions --out target/bench/$(NAME).json
+	@echo "bench: ok (target/bench/$(NAME).json)"
+
+soak: ## Run for long: make soak NAME=…
+	@case " $(SOAKS) " in *" $(NAME) "*) ;; *) echo "soak: no NAME=$(NAME); there are: $(or $(SOAKS),none yet)" >&2; exit 2;; esac
+	@scripts/setup system
+	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
+	@mkdir -p target/soak
+	@$(SUDO) target/release/soak-$(NAME) --server target/release/waterwheel --runtimes target/runtimes \
+		--functions target/functions --out target/soak/$(NAME).json
+	@echo "soak: ok (target/soak/$(NAME).json)"
+
+clean: ## Remove everything that was built or installed here (target/)
+	@$(SUDO) rm -rf target
+	@echo "clean: ok"
+
+setup-demo:
+	@scripts/setup system venv
+
+setup-test:
+	@scripts/setup venv
+
+build:
+	@echo "build: $(BIN)"; cargo build --quiet $(PROFILE)
+
+runtimes:
+	@$(SUDO) $(BIN) runtimes build --runtimes-dir target/runtimes
+
+functions:
+	@tests/functions/build.sh

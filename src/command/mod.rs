@@ -1,0 +1,36 @@
+//! The commands, one file or folder each: `Arguments` says what can be said, `run` does it.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod doctor;
+pub(crate) mod env;
+pub(crate) mod logs;
+pub(crate) mod runtimes;
+pub(crate) mod serve;
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{Cli, Command},
+    telemetry,
+};
+
+/// Does what the command line says.
+pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let global = cli.global;
+    if let Command::Serve(arguments) = cli.command {
+        return serve::run(&global, &arguments);
+    }
+    telemetry::log_only(&global);
+    match cli.command {
+        Command::Serve(_) => unreachable!("handled above"),
+        Command::Doctor(arguments) => doctor::run(&global, &arguments),
+        Command::Env(arguments) => env::run(&global, &arguments),
+        Command::Runtimes(arguments) => runtimes::run(&global, &arguments),
+        Command::Logs(arguments) => logs::run(&global, &arguments),
+        Command::Config(arguments) => config::run(&global, &arguments),
+        Command::Completions(arguments) => Ok(completions::run(&arguments)),
+        Command::Demo(arguments) => demo::run(&global, &arguments),
+    }
+}
