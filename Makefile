@@ -41,7 +41,7 @@ test: lint setup-test ## Everything that must hold before a change is kept
 	@echo "test: ok (lints, unit, property and black-box tests)"
 
 bench: ## Measure: make bench NAME=invoke
-	@case " $(BENCHES) " in *" $(NAME) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
+	@case " $(BENCHES) " in *" $(or $(NAME),?) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
 	@scripts/setup system
 	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
 	@mkdir -p target/bench
@@ -50,7 +50,7 @@ bench: ## Measure: make bench NAME=invoke
 	@echo "bench: ok (target/bench/$(NAME).json)"
 
 soak: ## Run for long: make soak NAME=…
-	@case " $(SOAKS) " in *" $(NAME) "*) ;; *) echo "soak: no NAME=$(NAME); there are: $(or $(SOAKS),none yet)" >&2; exit 2;; esac
+	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: $(or $(SOAKS),none yet)" >&2; exit 2;; esac
 	@scripts/setup system
 	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
 	@mkdir -p target/soak

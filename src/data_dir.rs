@@ -149,6 +149,14 @@ impl DataDir {
         Ok(PublishedEndpoint { path })
     }
 
+    /// Removes what a killed server left published. Only for who holds the directory's lock.
+    pub(crate) fn forget_endpoint(&self) -> io::Result<()> {
+        match fs::remove_file(self.endpoint()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// The URL of the server that runs, or ran last and was killed, on this directory.
     pub(crate) fn read_endpoint(&self) -> io::Result<String> {
         Ok(fs::read_to_string(self.endpoint())?.trim_end().to_owned())
@@ -209,5 +217,10 @@ mod tests {
 
         drop(published);
         assert!(!dir.endpoint().exists());
+
+        std::mem::forget(dir.publish_endpoint("http://127.0.0.1:2").unwrap());
+        dir.forget_endpoint().unwrap();
+        assert!(!dir.endpoint().exists());
+        dir.forget_endpoint().unwrap();
     }
 }

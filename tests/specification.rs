@@ -31,7 +31,9 @@ fn every_test_that_a_document_names_is_there() {
         assert!(tests.len() > 10, "{document} names its tests as `file::test`");
         let missing: Vec<_> = tests
             .iter()
-            .filter(|(file, test)| !fs::read_to_string(root.join(file)).is_ok_and(|source| defines(&source, test)))
+            .filter(|(file, test)| {
+                !fs::read_to_string(root.join(file)).is_ok_and(|source| defines(&source, test))
+            })
             .collect();
         assert!(missing.is_empty(), "{document} names tests that are not there: {missing:?}");
     }
@@ -40,8 +42,7 @@ fn every_test_that_a_document_names_is_there() {
 #[test]
 fn every_requirement_has_a_row() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("SPECIFICATION.md")).unwrap();
-    let requirements =
-        (1..=6).chain(10..=13).chain(20..=28).chain(30..=33).chain(40..=42).chain(50..=57);
+    let requirements = (1..=6).chain(10..=13).chain(20..=28).chain(30..=33).chain(40..=42).chain(50..=57);
     for number in requirements {
         assert!(text.contains(&format!("| M-{number} |")), "M-{number} has no row");
     }

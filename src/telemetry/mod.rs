@@ -56,6 +56,7 @@ impl Telemetry {
             .set_buckets(&BUCKETS)
             .and_then(PrometheusBuilder::install_recorder)
             .context("cannot start metrics")?;
+        #[cfg_attr(not(feature = "otlp"), expect(unused_mut, reason = "only traces come on top"))]
         let mut layers = vec![log_layer(global, "info")];
         #[cfg(feature = "otlp")]
         let traces = match &config.otlp_endpoint {

@@ -49,6 +49,8 @@ impl Stack {
         warn_without_runtimes(&runtimes);
 
         let control = open_control(config, data, &runtimes, keyring.clone(), clock.clone())?;
+        // The lock is ours from here.
+        data.forget_endpoint().context("cannot remove the endpoint of a server that was killed")?;
         let logs = open_logs(config, data, keyring)?;
         let isolation_config = isolation_config(config, data);
         let cgroup = isolation_config.cgroup.clone();

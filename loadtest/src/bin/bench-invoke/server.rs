@@ -42,10 +42,12 @@ impl Server {
     /// Starts the server on the cores the calling thread is confined to, and waits until it serves.
     pub(crate) fn start(binary: &Path, runtimes: &Path, region: &str) -> Result<Self> {
         let data = tempfile::tempdir()?;
+        // The server makes its directory itself, for its owner only.
+        let own = data.path().join("data");
         let log = fs::File::create(data.path().join("server.log"))?;
         let mut child = Command::new(binary)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(data.path())
+            .arg(&own)
             .arg("--runtimes-dir")
             .arg(runtimes)
             .stdin(Stdio::null())
@@ -53,7 +55,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
-        match wait_for_endpoint(&mut child, data.path()) {
+        match wait_for_endpoint(&mut child, &own) {
             Ok((authority, credentials)) => {
                 Ok(Self { child, authority, credentials, region: region.to_owned(), _data: data })
             }
