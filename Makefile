@@ -34,8 +34,9 @@ lint: ## Formatting, lints, licences and sources of dependencies
 	@echo "lint: ok"
 
 test: lint setup-test ## Everything that must hold before a change is kept
-	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
 	@$(MAKE) build runtimes functions
+	@echo "test: the service model is botocore's"; $(VENV)/bin/python ingest/model/extract.py --check
+	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
 	@echo "test: black box"
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
 	@echo "test: ok (lints, unit, property and black-box tests)"

@@ -91,9 +91,8 @@ impl EnvironmentTask {
         let deadline = Instant::from_std(environment.started()) + self.init_timeout;
         let mut reported = None;
         loop {
-            let frame = match tokio::time::timeout_at(deadline, environment.recv()).await {
-                Ok(frame) => frame,
-                Err(_) => return Err(reported.unwrap_or(Failure::TimedOut(self.init_timeout))),
+            let Ok(frame) = tokio::time::timeout_at(deadline, environment.recv()).await else {
+                return Err(reported.unwrap_or(Failure::TimedOut(self.init_timeout)));
             };
             match frame {
                 Ok(AgentFrame::Idle) => break,
