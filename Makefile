@@ -13,7 +13,7 @@ PROFILE :=
 VENV := $(CURDIR)/target/venv
 # Environments are made by root: as another user, the programs that make them are run with sudo.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
-RUNNER := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)"
+RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)")
 # Arguments for pytest, such as PYTEST_ARGS='-k signatures'.
 PYTEST_ARGS ?=
 BENCHES = $(patsubst loadtest/src/bin/bench-%,%,$(basename $(wildcard loadtest/src/bin/bench-*)))

@@ -114,7 +114,7 @@ impl Shared {
         probes: Probes,
     ) -> Arc<Self> {
         Arc::new(Self {
-            scope: Scope { region: config.region.clone(), service: "lambda" },
+            scope: Scope::new(config.region.clone(), "lambda"),
             payloads: Budget::new("payload", config.max_inflight_bytes),
             uploads: Budget::new("upload", config.max_inflight_upload_bytes),
             drain: Drain::default(),

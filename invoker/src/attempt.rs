@@ -15,7 +15,7 @@ use crate::{
     FunctionError, InvokeError, InvokeOutcome, InvokeRequest,
     failure::Failure,
     log_capture::{LogCapture, Report},
-    metrics,
+    metrics::FunctionMetrics,
     service::ConcurrencySlot,
 };
 
@@ -56,23 +56,23 @@ struct Progress {
     failure: Option<Failure>,
 }
 
+/// Where invocations run, one at a time.
+pub(crate) struct Place<'a> {
+    pub(crate) environment: &'a mut Environment,
+    pub(crate) logs: &'a mut LogCapture,
+    pub(crate) metrics: &'a FunctionMetrics,
+    pub(crate) clock: &'a dyn Clock,
+}
+
 /// Runs one invocation. `init` is the duration of the init phase if this is the environment's first. `answered` is called
 /// just before the caller gets its answer while the runtime is not back yet.
-pub(crate) async fn run(
-    environment: &mut Environment,
-    logs: &mut LogCapture,
-    clock: &dyn Clock,
-    init: Option<Duration>,
-    job: Job,
-    answered: impl Fn(),
-) -> Verdict {
+pub(crate) async fn run(place: Place<'_>, init: Option<Duration>, job: Job, answered: impl Fn()) -> Verdict {
     let Job { request, reply, slot, .. } = job;
     let begun = Instant::now();
-    logs.start(request.request_id);
-    let event = InvokerFrame::Invoke(event(&request, clock));
-    let mut attempt =
-        Attempt { environment, logs, request, reply: Some(reply), progress: Progress::default() };
-    let verdict = match attempt.environment.send(&event).await {
+    place.logs.start(request.request_id);
+    let event = InvokerFrame::Invoke(event(&request, place.clock));
+    let mut attempt = Attempt { place, request, reply: Some(reply), progress: Progress::default() };
+    let verdict = match attempt.place.environment.send(&event).await {
         Ok(()) => attempt.follow(begun, answered).await,
         Err(_) => attempt.broken(None),
     };
@@ -83,8 +83,7 @@ pub(crate) async fn run(
 
 /// An invocation under way.
 struct Attempt<'a> {
-    environment: &'a mut Environment,
-    logs: &'a mut LogCapture,
+    place: Place<'a>,
     request: InvokeRequest,
     /// Taken when the caller gets its answer.
     reply: Option<Reply>,
@@ -96,7 +95,7 @@ impl Attempt<'_> {
     async fn follow(&mut self, begun: Instant, answered: impl Fn()) -> Verdict {
         let deadline = begun + self.request.function.timeout;
         loop {
-            let Ok(frame) = timeout_at(deadline, self.environment.recv()).await else {
+            let Ok(frame) = timeout_at(deadline, self.place.environment.recv()).await else {
                 if !self.progress.done {
                     self.progress.failure = Some(Failure::TimedOut(self.request.function.timeout));
                 }
@@ -104,7 +103,7 @@ impl Attempt<'_> {
             };
             match frame {
                 Ok(AgentFrame::Idle) => return Verdict::Reusable,
-                Ok(AgentFrame::Log { stream, bytes }) => self.logs.printed(stream, &bytes),
+                Ok(AgentFrame::Log { stream, bytes }) => self.place.logs.printed(stream, &bytes),
                 Ok(AgentFrame::RuntimeExited { status }) => return self.broken(Some(status)),
                 Ok(frame) => self.progress.take(frame),
                 Err(_) => return self.broken(None),
@@ -123,7 +122,7 @@ impl Attempt<'_> {
     /// The runtime is gone, with this exit status if it is known.
     fn broken(&mut self, status: Option<i32>) -> Verdict {
         if !self.progress.done {
-            self.progress.failure = Some(ending(self.environment, status));
+            self.progress.failure = Some(ending(self.place.environment, status));
         }
         Verdict::Broken
     }
@@ -132,19 +131,19 @@ impl Attempt<'_> {
     fn finish(mut self, duration: Duration, init: Option<Duration>) {
         let (request, failure) = (&self.request, self.progress.failure.as_ref());
         if let Some(line) = failure.and_then(|failure| failure.log_line(request.request_id)) {
-            self.logs.platform(line);
+            self.place.logs.platform(line);
         }
-        self.logs.end(&Report {
+        self.place.logs.end(&Report {
             request: request.request_id,
             duration,
             init,
-            memory_peak: self.environment.memory_peak(),
+            memory_peak: self.place.environment.memory_peak(),
             failure: failure.map(Failure::status),
             xray: &request.trace.xray,
         });
-        metrics::invocation(request.function.arn.name.as_str(), duration, failure.map(Failure::cause));
+        self.place.metrics.invocation(duration, failure.map(Failure::cause));
         if let Some(reply) = self.reply.take() {
-            let tail = request.log_tail.then(|| self.logs.tail());
+            let tail = request.log_tail.then(|| self.place.logs.tail());
             self.progress.answer_to(request, tail, reply);
         }
     }

@@ -18,11 +18,11 @@ use types::{Clock, FunctionSpec, LogSink, RequestId};
 
 use crate::{
     InvokeError,
-    attempt::{self, Job, Verdict},
+    attempt::{self, Job, Place, Verdict},
     failure::Failure,
     launcher::{CodeCell, Launched, Launcher},
     log_capture::LogCapture,
-    metrics,
+    metrics::FunctionMetrics,
     pool::EnvironmentId,
     pool_task::PoolMessage,
 };
@@ -40,6 +40,7 @@ pub(crate) enum StartFailure {
 pub(crate) struct EnvironmentTask {
     pub(crate) id: EnvironmentId,
     pub(crate) function: Arc<FunctionSpec>,
+    pub(crate) metrics: FunctionMetrics,
     pub(crate) launcher: Arc<Launcher>,
     pub(crate) code: Arc<CodeCell>,
     pub(crate) logs: Arc<dyn LogSink>,
@@ -64,7 +65,7 @@ impl EnvironmentTask {
         match self.init(&mut environment, &mut logs).await {
             Ok(()) => {
                 let took = begun.elapsed();
-                metrics::init(self.function.arn.name.as_str(), took);
+                self.metrics.init(took);
                 self.serve(&mut environment, &mut logs, took).await;
                 environment.stop().await;
                 self.tell(PoolMessage::Gone(self.id));
@@ -136,7 +137,8 @@ impl EnvironmentTask {
             let init = first_init.take();
             let span = tracing::info_span!(parent: &job.span, "environment", cold = init.is_some());
             let answered = || self.tell(PoolMessage::Answered(self.id));
-            let attempt = attempt::run(environment, logs, self.clock.as_ref(), init, job, answered);
+            let place = Place { environment, logs, metrics: &self.metrics, clock: self.clock.as_ref() };
+            let attempt = attempt::run(place, init, job, answered);
             let verdict = attempt.instrument(span).await;
             if verdict == Verdict::Broken {
                 return self.close();

@@ -55,7 +55,8 @@ impl Launcher {
         let code = self.code(function, code).await?;
         let variables = self.control.open_variables(function).map_err(unreadable)?;
         let spec = EnvironmentSpec { function: function.clone(), variables, code, log_stream };
-        let environment = self.isolation.start(spec).await.map_err(|error| self.start_failed(error))?;
+        let environment =
+            self.isolation.start(spec).await.map_err(|error| self.start_failed(function, error))?;
         Ok(Launched { environment, memory })
     }
 
@@ -83,7 +84,7 @@ impl Launcher {
         Ok(tree)
     }
 
-    fn start_failed(&self, error: StartError) -> InvokeError {
+    fn start_failed(&self, function: &FunctionSpec, error: StartError) -> InvokeError {
         if let StartError::RuntimeNotInstalled { runtime } = error {
             return InvokeError::RuntimeNotInstalled {
                 runtime,
@@ -91,7 +92,7 @@ impl Launcher {
             };
         }
         // A person must look: the function cannot help it, and asking again may not either.
-        tracing::error!(error = &error as &dyn std::error::Error, "an environment could not be started");
+        tracing::error!(function = %function.arn, error = &error as &dyn std::error::Error, "an environment could not be started");
         InvokeError::unavailable("an environment could not be started")
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use ::metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
+};
 
 const INVOCATIONS: &str = "waterwheel_invocations_total";
 const ERRORS: &str = "waterwheel_errors_total";
@@ -25,34 +28,60 @@ pub fn describe() {
     describe_gauge!(ENVIRONMENTS, Unit::Count, "Environments of a function, by state");
 }
 
-pub(crate) fn invocation(function: &str, duration: Duration, failure: Option<&'static str>) {
-    counter!(INVOCATIONS, "function" => function.to_owned()).increment(1);
-    histogram!(DURATION, "function" => function.to_owned()).record(duration);
-    if let Some(cause) = failure {
-        counter!(ERRORS, "function" => function.to_owned(), "cause" => cause).increment(1);
+/// The metrics of one function, found once: looking one up by its labels costs more than changing it.
+#[derive(Clone)]
+pub(crate) struct FunctionMetrics {
+    function: String,
+    invocations: Counter,
+    duration: Histogram,
+    init_duration: Histogram,
+    /// Starting, busy, idle.
+    environments: [Gauge; 3],
+}
+
+impl FunctionMetrics {
+    pub(crate) fn new(function: &str) -> Self {
+        let function = function.to_owned();
+        let environments = ["starting", "busy", "idle"]
+            .map(|state| gauge!(ENVIRONMENTS, "function" => function.clone(), "state" => state));
+        Self {
+            invocations: counter!(INVOCATIONS, "function" => function.clone()),
+            duration: histogram!(DURATION, "function" => function.clone()),
+            init_duration: histogram!(INIT_DURATION, "function" => function.clone()),
+            environments,
+            function,
+        }
+    }
+
+    pub(crate) fn invocation(&self, duration: Duration, failure: Option<&'static str>) {
+        self.invocations.increment(1);
+        self.duration.record(duration);
+        if let Some(cause) = failure {
+            counter!(ERRORS, "function" => self.function.clone(), "cause" => cause).increment(1);
+        }
+    }
+
+    /// An environment was started: the first of its deployment, because all others were busy, or in place of a broken one.
+    pub(crate) fn cold_start(&self, cause: &'static str) {
+        counter!(COLD_STARTS, "function" => self.function.clone(), "cause" => cause).increment(1);
+    }
+
+    pub(crate) fn init(&self, duration: Duration) {
+        self.init_duration.record(duration);
+    }
+
+    pub(crate) fn environments(&self, (starting, busy, idle): (usize, usize, usize)) {
+        for (gauge, count) in self.environments.iter().zip([starting, busy, idle]) {
+            gauge.set(f64::from(u32::try_from(count).unwrap_or(u32::MAX)));
+        }
     }
 }
 
+/// A request was refused. By name: throttled requests reach no pool.
 pub(crate) fn throttle(function: &str) {
     counter!(THROTTLES, "function" => function.to_owned()).increment(1);
 }
 
-/// An environment was started: the first of its deployment, because all others were busy, or in place of a broken one.
-pub(crate) fn cold_start(function: &str, cause: &'static str) {
-    counter!(COLD_STARTS, "function" => function.to_owned(), "cause" => cause).increment(1);
-}
-
-pub(crate) fn init(function: &str, duration: Duration) {
-    histogram!(INIT_DURATION, "function" => function.to_owned()).record(duration);
-}
-
 pub(crate) fn concurrent(change: f64) {
     gauge!(CONCURRENT).increment(change);
-}
-
-pub(crate) fn environments(function: &str, (starting, busy, idle): (usize, usize, usize)) {
-    for (state, count) in [("starting", starting), ("busy", busy), ("idle", idle)] {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        gauge!(ENVIRONMENTS, "function" => function.to_owned(), "state" => state).set(f64::from(count));
-    }
 }

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     environment_task::{EnvironmentTask, StartFailure},
     launcher::{CodeCell, Launcher},
-    metrics,
+    metrics::FunctionMetrics,
     pool::{Action, EnvironmentId, EnvironmentPool, Input},
 };
 
@@ -43,6 +43,7 @@ pub(crate) struct PoolContext {
 pub(crate) struct PoolTask {
     context: Arc<PoolContext>,
     function: Arc<FunctionSpec>,
+    metrics: FunctionMetrics,
     code: Arc<CodeCell>,
     pool: EnvironmentPool<u64>,
     begun: Instant,
@@ -66,6 +67,7 @@ impl PoolTask {
         Self {
             pool: EnvironmentPool::new(context.config.idle_timeout),
             context,
+            metrics: FunctionMetrics::new(function.arn.name.as_str()),
             function,
             code: Arc::default(),
             begun: Instant::now(),
@@ -96,7 +98,7 @@ impl PoolTask {
                 },
                 () = sleep_until(tick.unwrap_or(self.begun)), if tick.is_some() => self.feed(Input::Tick),
             }
-            metrics::environments(self.function.arn.name.as_str(), self.pool.counts());
+            self.metrics.environments(self.pool.counts());
             if self.pool.is_empty() && self.live == 0 && may_end(&messages) {
                 return;
             }
@@ -176,11 +178,7 @@ impl PoolTask {
                 };
                 match self.failures.get(&environment) {
                     Some(StartFailure::Function { failure, log }) => {
-                        metrics::invocation(
-                            self.function.arn.name.as_str(),
-                            Duration::ZERO,
-                            Some(failure.cause()),
-                        );
+                        self.metrics.invocation(Duration::ZERO, Some(failure.cause()));
                         answer_failed_init(job, failure, Some(log.clone()));
                     }
                     Some(StartFailure::Platform(error)) => drop(job.reply.send(Err(error.clone()))),
@@ -202,13 +200,14 @@ impl PoolTask {
             }
         };
         self.started_before = true;
-        metrics::cold_start(self.function.arn.name.as_str(), cause);
+        self.metrics.cold_start(cause);
         let (sender, jobs) = mpsc::channel(1);
         self.environments.insert(id, sender);
         self.live += 1;
         let task = EnvironmentTask {
             id,
             function: self.function.clone(),
+            metrics: self.metrics.clone(),
             launcher: self.context.launcher.clone(),
             code: self.code.clone(),
             logs: self.context.logs.clone(),

@@ -16,7 +16,7 @@ use tokio::{
 };
 use types::limits;
 
-use crate::process::UidLease;
+use crate::{jails::Jails, uids::UidLease};
 
 /// Room made for each read: most frames of a warm invocation arrive in one.
 const READ_BYTES: usize = 32 * 1024;
@@ -45,6 +45,8 @@ pub struct Environment {
     cpu_after_init: CpuQuota,
     started: Instant,
     remains: Option<Remains>,
+    /// To be told when the init phase is over.
+    jails: Arc<Jails>,
 }
 
 /// What must be cleared away when an environment ends.
@@ -53,20 +55,25 @@ pub(crate) struct Remains {
     pub(crate) jail: Child,
     pub(crate) cgroup: Cgroup,
     /// Held so that the code stays in memory as long as it is mounted, and the uids are not given to another.
-    pub(crate) code: Arc<CodeTree>,
+    pub(crate) code: Option<Arc<CodeTree>>,
     pub(crate) uids: UidLease,
 }
 
 impl Environment {
-    pub(crate) fn new(stream: UnixStream, cpu_after_init: CpuQuota, remains: Remains) -> Self {
-        let started = Instant::now();
+    pub(crate) fn new(
+        stream: UnixStream,
+        cpu_after_init: CpuQuota,
+        remains: Remains,
+        jails: Arc<Jails>,
+    ) -> Self {
         Self {
             stream,
             decoder: Decoder::new(),
             out: Vec::new(),
             cpu_after_init,
-            started,
+            started: Instant::now(),
             remains: Some(remains),
+            jails,
         }
     }
 
@@ -106,6 +113,7 @@ impl Environment {
 
     /// The init phase is over: from now on the environment gets CPU in proportion to its memory.
     pub fn end_init_boost(&self) -> io::Result<()> {
+        self.jails.replace_taken();
         self.remains.as_ref().map_or(Ok(()), |remains| remains.cgroup.set_cpu(Some(self.cpu_after_init)))
     }
 
@@ -149,6 +157,8 @@ impl Environment {
 
 impl Drop for Environment {
     fn drop(&mut self) {
+        // Its init phase may never have come to an end.
+        self.jails.replace_taken();
         let Some(remains) = self.remains.take() else {
             return;
         };
@@ -162,7 +172,7 @@ impl Drop for Environment {
 
 impl Remains {
     /// Ends every process, removes the cgroup, and returns the jail's last words. Blocks for as long as the kernel needs.
-    fn clear(mut self) -> String {
+    pub(crate) fn clear(mut self) -> String {
         // PID 1 dies with the jail (it asked the kernel for that), and the whole pid namespace with PID 1.
         let _ = self.jail.kill();
         if let Err(error) = self.cgroup.kill() {

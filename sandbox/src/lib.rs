@@ -19,7 +19,9 @@
 mod environment;
 mod guest;
 mod isolation;
+mod jails;
 mod process;
+mod uids;
 mod variables;
 mod worker;
 

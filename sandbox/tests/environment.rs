@@ -26,6 +26,7 @@ fn isolation(cgroup: &str) -> ProcessIsolation {
     let config = ProcessIsolationConfig {
         cgroup: format!("waterwheel-test-{cgroup}-{}", std::process::id()),
         uid_base: 1_500_000_000,
+        prepared_jails: 1,
         setup_timeout: LIMIT,
     };
     ProcessIsolation::open(config, RuntimeCatalog::open(&target().join("runtimes")))
@@ -33,6 +34,7 @@ fn isolation(cgroup: &str) -> ProcessIsolation {
 }
 
 fn spec(directory: &Path, runtime: &str, code: &str) -> EnvironmentSpec {
+    std::fs::create_dir_all(directory).unwrap();
     let mut writer = FilesystemWriter::default();
     writer.set_compressor(FilesystemCompressor::new(Compressor::Uncompressed, None).unwrap());
     writer.set_root_mode(0o755);
@@ -154,6 +156,7 @@ async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
     assert!(!environment.out_of_memory());
 
     environment.stop().await;
+    drop(isolation);
     assert_eq!(cgroups_left("state"), Vec::<PathBuf>::new());
 }
 
@@ -173,6 +176,7 @@ async fn dropping_an_environment_ends_it() {
         }
     });
     gone.await.unwrap();
+    drop(isolation);
     assert_eq!(cgroups_left("drop"), Vec::<PathBuf>::new());
 }
 
@@ -204,6 +208,38 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
     };
     assert!(environment.out_of_memory(), "ended with {end:?}");
     environment.stop().await;
+}
+
+#[tokio::test]
+async fn a_prepared_jail_that_was_killed_is_replaced_unnoticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let isolation = isolation("killed");
+    let code = "def handler(event, context): return 'alive'\n";
+    // The first start leaves a prepared jail behind as soon as its init phase is over.
+    let mut first = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
+    while frame(&mut first).await != AgentFrame::Idle {}
+    let own: Vec<_> = cgroups_left("killed");
+    first.end_init_boost().unwrap();
+    let prepared = tokio::task::spawn_blocking(move || {
+        let begun = std::time::Instant::now();
+        loop {
+            let now: Vec<_> = cgroups_left("killed").into_iter().filter(|path| !own.contains(path)).collect();
+            let pids = now.iter().filter_map(|path| std::fs::read_to_string(path.join("cgroup.procs")).ok());
+            let pids: Vec<i32> =
+                pids.flat_map(|text| text.lines().flat_map(str::parse).collect::<Vec<_>>()).collect();
+            if pids.len() >= 2 || begun.elapsed() > LIMIT {
+                return pids;
+            }
+            std::thread::yield_now();
+        }
+    });
+    for pid in prepared.await.unwrap().into_iter().filter_map(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    let mut second =
+        isolation.start(spec(&directory.path().join("second"), "python3.11", code)).await.unwrap();
+    while frame(&mut second).await != AgentFrame::Idle {}
+    assert_eq!(answer(&invoke(&mut second, "{}").await), "\"alive\"");
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt as _, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 use crate::{
@@ -114,6 +117,9 @@ fn log_layer(global: &Global, default: &str) -> BoxedLayer {
     let quiet =
         format!("{level},hyper=warn,hyper_util=warn,reqwest=warn,rustls=warn,h2=warn,opentelemetry=warn");
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    // A line's spans repeat what its own fields say; making them for the log alone costs each invocation several microseconds.
+    let spans = global.verbose > 0;
+    let filter = filter.and(filter_fn(move |about| spans || about.is_event()));
     let to_stderr = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match global.log_format {
         LogFormat::Json => to_stderr.json().with_filter(filter).boxed(),

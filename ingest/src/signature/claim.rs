@@ -111,26 +111,17 @@ impl Claim {
                 ),
             ));
         }
-        let (expired, text) = match self.form {
-            Form::Header => (
-                signed < now - SKEW_SECS,
-                format!(
-                    "{} is now earlier than {} ({} - 5 min.)",
-                    self.timestamp,
-                    print(now - SKEW_SECS),
-                    print(now)
-                ),
-            ),
-            Form::Presigned { expires } => {
-                let end = signed + i64::from(expires);
-                (end < now, format!("{} is now earlier than {}", print(end), print(now)))
+        let expired = match self.form {
+            Form::Header if signed < now - SKEW_SECS => {
+                let (limit, now) = (print(now - SKEW_SECS), print(now));
+                format!("{} is now earlier than {limit} ({now} - 5 min.)", self.timestamp)
             }
+            Form::Presigned { expires } if signed + i64::from(expires) < now => {
+                format!("{} is now earlier than {}", print(signed + i64::from(expires)), print(now))
+            }
+            _ => return Ok(()),
         };
-        if expired {
-            Err(refuse(ErrorCode::InvalidSignature, format!("Signature expired: {text}")))
-        } else {
-            Ok(())
-        }
+        Err(refuse(ErrorCode::InvalidSignature, format!("Signature expired: {expired}")))
     }
 
     /// `host` and every `x-amz-*` header that is there must be signed: what is not could be changed on the way.

@@ -16,7 +16,7 @@ mod canonical;
 mod claim;
 mod presign;
 
-use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::{digest, hmac};
 use jiff::{Timestamp, tz::TimeZone};
@@ -45,6 +45,15 @@ pub(crate) struct Scope {
     pub(crate) region: String,
     /// `lambda` everywhere but in the published test vectors.
     pub(crate) service: &'static str,
+    recent: Arc<Mutex<Option<RecentKey>>>,
+}
+
+/// The signing key that was derived last: a caller's requests of one day have the same.
+#[derive(Debug)]
+struct RecentKey {
+    access_key_id: String,
+    date: String,
+    key: hmac::Key,
 }
 
 /// A request whose key, scope and time are right and whose signature is yet to be compared.
@@ -73,6 +82,28 @@ pub(crate) enum Declared {
     Nothing,
 }
 
+// === impl Scope ===
+
+impl Scope {
+    pub(crate) fn new(region: String, service: &'static str) -> Self {
+        Self { region, service, recent: Arc::default() }
+    }
+
+    /// The key for a claim of this scope. Secrets of known access keys do not change while a server runs.
+    fn signing_key(&self, claim: &Claim, secret: &str) -> hmac::Key {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recent) = &*recent
+            && (&recent.access_key_id, &recent.date) == (&claim.access_key_id, &claim.date)
+        {
+            return recent.key.clone();
+        }
+        let key = signing_key(secret, &claim.date, &self.region, self.service);
+        let (access_key_id, date) = (claim.access_key_id.clone(), claim.date.clone());
+        *recent = Some(RecentKey { access_key_id, date, key: key.clone() });
+        key
+    }
+}
+
 // === impl Pending ===
 
 impl Pending {
@@ -98,7 +129,7 @@ impl Pending {
         claim.check_signed_headers(parts)?;
         let canonical = canonical::request_without_payload(parts, &claim.signed_headers)
             .ok_or_else(|| refuse(ErrorCode::InvalidSignature, MISMATCH))?;
-        let signing_key = signing_key(secret.as_ref(), &claim.date, &claim.region, &claim.service);
+        let signing_key = scope.signing_key(&claim, secret.as_ref());
         Ok(Self { claim, canonical, signing_key })
     }
 
@@ -169,10 +200,8 @@ fn string_to_sign(timestamp: &str, scope: &str, canonical: &str) -> String {
 }
 
 fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+    text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
 }
 
 /// `20260102T030405Z` of a moment since the Unix epoch.

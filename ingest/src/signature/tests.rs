@@ -16,7 +16,7 @@ pub(super) const AT: Duration = Duration::from_secs(1_440_938_160);
 const STAMP: &str = "20150830T123600Z";
 
 pub(super) fn scope(service: &'static str) -> Scope {
-    Scope { region: String::from("us-east-1"), service }
+    Scope::new(String::from("us-east-1"), service)
 }
 
 fn secret_of(id: &str) -> Option<&'static str> {

@@ -18,6 +18,7 @@ mod kill;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -68,6 +69,8 @@ pub struct Cgroup {
     cpu: Place,
     cpuacct: Place,
     pids: Place,
+    /// Kept open: it is read after every invocation.
+    memory_peak: OnceLock<fs::File>,
     removed: bool,
 }
 
@@ -99,11 +102,13 @@ impl Cgroup {
             cpu: below(&hierarchy.cpu),
             cpuacct: below(&hierarchy.cpuacct),
             pids: below(&hierarchy.pids),
+            memory_peak: OnceLock::new(),
             removed: false,
         }
     }
 
-    fn limit(&self, limits: Limits) -> io::Result<()> {
+    /// Changes all limits.
+    pub fn limit(&self, limits: Limits) -> io::Result<()> {
         self.set_memory(limits.memory_bytes)?;
         self.pids.write("pids.max", &limits.pids.to_string())?;
         self.set_cpu(limits.cpu_quota)?;
@@ -137,12 +142,13 @@ impl Cgroup {
 
     /// Most memory in use at one time so far, bytes. Before Linux 5.19, version 2 only knows the present.
     pub fn memory_peak(&self) -> io::Result<u64> {
-        match self.memory.version {
-            Version::V1 => self.memory.number("memory.max_usage_in_bytes"),
-            Version::V2 => match self.memory.number("memory.peak") {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.memory_current(),
-                peak => peak,
-            },
+        let file = match self.memory.version {
+            Version::V1 => "memory.max_usage_in_bytes",
+            Version::V2 => "memory.peak",
+        };
+        match self.memory.number_kept(&self.memory_peak, file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.memory_current(),
+            peak => peak,
         }
     }
 

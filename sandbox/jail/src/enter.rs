@@ -19,7 +19,12 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use crate::{JailSpec, mounts, privileges, seccomp};
+use serde::de::DeserializeOwned;
+
+use crate::{Files, JailSpec, mounts, privileges, seccomp};
+
+/// Largest document of the driver's, bytes: a few paths.
+const DOCUMENT_BYTES: usize = 64 * 1024;
 
 const SPEC: i32 = 3;
 const PROGRAM: i32 = 4;
@@ -72,9 +77,11 @@ impl<T> Context<T> for rustix::io::Result<T> {
 /// The process has one thread, and descriptors 3, 4 and 5 are the caller's to give away.
 pub unsafe fn run() -> Result<u8, JailError> {
     // SAFETY: the caller gives these descriptors away; one that is not open answers EBADF at its first use.
-    let (spec, program, stream) =
+    let (mut documents, program, stream) =
         unsafe { (File::from_raw_fd(SPEC), OwnedFd::from_raw_fd(PROGRAM), OwnedFd::from_raw_fd(STREAM)) };
-    let spec = read_spec(spec)?;
+    // A memory file stands where its writer left it; a socket cannot seek and need not.
+    let _ = documents.rewind();
+    let spec: JailSpec = read_document(&mut documents)?;
     if spec.controls.cgroups {
         join_cgroups(&spec.cgroups)?;
     }
@@ -91,22 +98,22 @@ pub unsafe fn run() -> Result<u8, JailError> {
         Some(_) if child < 0 => Err(JailError::Step { step: "fork", errno: last_errno() }),
         Some(child) => {
             // Held here, the stream would stay open when the agent is gone, and nobody would notice.
-            drop((program, stream));
+            drop((documents, program, stream));
             supervise(child, driver.as_ref())
         }
         None => {
             drop(driver);
-            become_program(&spec, &supervisor, &program, stream)
+            become_program(spec, documents, &supervisor, &program, stream)
         }
     }
 }
 
-fn read_spec(mut file: File) -> Result<JailSpec, JailError> {
-    // A memory file stands where its writer left it; a pipe cannot seek and need not.
-    let _ = file.rewind();
-    let mut json = Vec::new();
-    file.read_to_end(&mut json).map_err(|error| JailError::Spec(error.to_string()))?;
-    serde_json::from_slice(&json).map_err(|error| JailError::Spec(error.to_string()))
+/// Reads one JSON document: a memory file holds one, and a socket keeps each that was sent to it apart.
+fn read_document<T: DeserializeOwned>(from: &mut File) -> Result<T, JailError> {
+    let mut json = vec![0; DOCUMENT_BYTES];
+    let bytes = from.read(&mut json).map_err(|error| JailError::Spec(error.to_string()))?;
+    let json = json.get(..bytes).unwrap_or_default();
+    serde_json::from_slice(json).map_err(|error| JailError::Spec(error.to_string()))
 }
 
 fn join_cgroups(directories: &[PathBuf]) -> Result<(), JailError> {
@@ -157,7 +164,8 @@ fn supervise(child: Pid, driver: Option<&OwnedFd>) -> Result<u8, JailError> {
 
 /// PID 1: puts up the walls and becomes the program.
 fn become_program(
-    spec: &JailSpec,
+    spec: JailSpec,
+    mut documents: File,
     supervisor: &OwnedFd,
     program: &OwnedFd,
     stream: OwnedFd,
@@ -175,11 +183,16 @@ fn become_program(
     if controls.network_namespace {
         loopback_up().step("start the loopback interface")?;
     }
-    mounts::enter_root(spec)?;
     if controls.resource_limits {
         limit_resources()?;
     }
     let filter = controls.seccomp.then(seccomp::filter).transpose().map_err(JailError::Filter)?;
+    // All that is the same for every environment is done: a prepared jail waits here for what makes it one function's.
+    let files = match spec.files {
+        Some(files) => files,
+        None => read_document::<Files>(&mut documents)?,
+    };
+    mounts::enter_root(&files, controls)?;
     hand_over_descriptors(stream).step("hand over descriptors")?;
     privileges::drop_all_but_the_agents(controls)?;
     if let Some(filter) = filter {

@@ -1,14 +1,15 @@
 //! The walls around one environment: namespaces, mounts, cgroups, capabilities and a system-call filter.
 //!
 //! ```text
-//!  driver (root) ── spawns ──► jail: supervisor             fd 3: JailSpec as JSON
+//!  driver (root) ── spawns ──► jail: supervisor             fd 3: JailSpec as JSON; perhaps Files behind it
 //!     │                         │ joins the cgroups         fd 4: program to run (the agent)
 //!     │                         │ new pid namespace         fd 5: the environment's stream
 //!     │                         │ fork                      stderr: why a step failed (exit code 70)
 //!     │                         ▼
-//!     │                        PID 1 ── new mount, net, ipc, uts, cgroup namespaces
+//!     │                        PID 1 ── new mount, net, ipc, uts, cgroup namespaces; rlimits
+//!     │                         │       ── a prepared jail waits here for its Files ──
 //!     │                         │       read-only root, /tmp, /dev, /proc; the old root is gone
-//!     │                         │       rlimits, capabilities, no_new_privs, seccomp
+//!     │                         │       capabilities, no_new_privs, seccomp
 //!     │                         ▼
 //!     └──── stream ───────────► execveat(fd 4): the agent, its stream as standard input
 //! ```
@@ -36,7 +37,7 @@ pub mod seccomp;
 mod spec;
 
 pub use enter::JailError;
-pub use spec::{Bind, Controls, JailSpec};
+pub use spec::{Bind, Controls, Files, JailSpec};
 
 /// Exit code of the jail when it could not set up a wall (`EX_SOFTWARE` of sysexits.h).
 pub const SETUP_FAILED: i32 = 70;

@@ -32,7 +32,7 @@ use rustix::{
     process::{chdir, fchdir, pivot_root},
 };
 
-use crate::{Controls, JailError, JailSpec, enter::Context};
+use crate::{Controls, Files, JailError, enter::Context};
 
 /// Size of `/dev/shm`, bytes. Lambda has none; some libraries fail to load without. It is memory of the environment.
 const SHM_BYTES: u64 = 64 * 1024 * 1024;
@@ -71,32 +71,31 @@ const COVERED: [&str; 14] = [
 /// Settings that programs read; writing them is the host's.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/tty"];
 
-/// Makes `spec.root` the root of this process's mount namespace, with everything in it; the host's tree is gone afterwards.
-pub(crate) fn enter_root(spec: &JailSpec) -> Result<(), JailError> {
-    let controls = &spec.controls;
+/// Makes `files.root` the root of this process's mount namespace, with everything in it; the host's tree is gone afterwards.
+pub(crate) fn enter_root(files: &Files, controls: &Controls) -> Result<(), JailError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .step("make mounts private")?;
-    let binds = spec.binds.iter().map(|bind| detached(&bind.source)).collect::<Result<Vec<_>, _>>()?;
+    let binds = files.binds.iter().map(|bind| detached(&bind.source)).collect::<Result<Vec<_>, _>>()?;
     let devices =
         DEVICES.iter().map(|name| detached(&Path::new("/dev").join(name))).collect::<Result<Vec<_>, _>>()?;
 
-    change_root(&spec.root, restrictions(controls, true))?;
-    for (bind, tree) in spec.binds.iter().zip(&binds) {
-        attach(tree, &bind.target, spec)?;
+    change_root(&files.root, restrictions(controls, true))?;
+    for (bind, tree) in files.binds.iter().zip(&binds) {
+        attach(tree, &bind.target, files)?;
         mount_remount(&bind.target, restrictions(controls, bind.read_only), c"")
             .at("restrict", &bind.target)?;
     }
     let no_privileges = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-    let tmp = tmpfs("1777", controls.tmp_limit.then_some(spec.tmp_bytes), no_privileges)?;
-    attach(&tmp, Path::new("/tmp"), spec)?;
-    attach(&proc(controls)?, Path::new("/proc"), spec)?;
+    let tmp = tmpfs("1777", controls.tmp_limit.then_some(files.tmp_bytes), no_privileges)?;
+    attach(&tmp, Path::new("/tmp"), files)?;
+    attach(&proc(controls)?, Path::new("/proc"), files)?;
     let no_programs = no_privileges | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    attach(&tmpfs("0755", Some(BYTES_PER_INODE * 64), no_programs)?, Path::new("/dev"), spec)?;
-    fill_dev(&devices, spec)?;
+    attach(&tmpfs("0755", Some(BYTES_PER_INODE * 64), no_programs)?, Path::new("/dev"), files)?;
+    fill_dev(&devices, files)?;
     attach(
         &tmpfs("1777", controls.tmp_limit.then_some(SHM_BYTES), no_programs)?,
         Path::new("/dev/shm"),
-        spec,
+        files,
     )?;
     if controls.mask_proc {
         mask_proc()?;
@@ -120,10 +119,10 @@ fn detached(source: &Path) -> Result<OwnedFd, JailError> {
         .at("bind", source)
 }
 
-fn attach(tree: &OwnedFd, target: &Path, spec: &JailSpec) -> Result<(), JailError> {
+fn attach(tree: &OwnedFd, target: &Path, files: &Files) -> Result<(), JailError> {
     match move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH) {
         Err(Errno::NOENT | Errno::NOTDIR) => {
-            Err(JailError::MountPoint { root: spec.root.clone(), target: target.to_owned() })
+            Err(JailError::MountPoint { root: files.root.clone(), target: target.to_owned() })
         }
         other => other.at("mount", target),
     }
@@ -163,11 +162,11 @@ fn proc(controls: &Controls) -> Result<OwnedFd, JailError> {
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).step("mount proc")
 }
 
-fn fill_dev(devices: &[OwnedFd], spec: &JailSpec) -> Result<(), JailError> {
+fn fill_dev(devices: &[OwnedFd], files: &Files) -> Result<(), JailError> {
     for (name, device) in DEVICES.iter().zip(devices) {
         let target = Path::new("/dev").join(name);
         errno(File::create(&target)).at("create", &target)?;
-        attach(device, &target, spec)?;
+        attach(device, &target, files)?;
     }
     for (target, link) in DEVICE_LINKS {
         errno(symlink(target, link)).at("create", Path::new(link))?;

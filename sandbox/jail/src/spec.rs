@@ -8,17 +8,26 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JailSpec {
+    /// Absent when the driver does not know them yet: the jail then puts up what it can, and waits for a second document
+    /// with them.
+    pub files: Option<Files>,
+    pub hostname: String,
+    /// Directories from [`crate::cgroup::Cgroup::procs_dirs`]; joined before anything else.
+    pub cgroups: Vec<PathBuf>,
+    #[serde(default)]
+    pub controls: Controls,
+}
+
+/// The file systems of one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
     /// Directory that becomes `/`, read-only. It must already have the directories `/dev`, `/proc` and `/tmp` and the
     /// target of every bind: the jail never writes to it.
     pub root: PathBuf,
     pub binds: Vec<Bind>,
     /// Size of `/tmp`, bytes. It is memory and counts against the environment's cgroup.
     pub tmp_bytes: u64,
-    pub hostname: String,
-    /// Directories from [`crate::cgroup::Cgroup::procs_dirs`]; joined before anything else.
-    pub cgroups: Vec<PathBuf>,
-    #[serde(default)]
-    pub controls: Controls,
 }
 
 /// A directory or file of the host that the environment sees; always nosuid and nodev.
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_spec_that_names_no_controls_has_them_all() {
-        let json = r#"{"root":"/r","binds":[],"tmp_bytes":1,"hostname":"h","cgroups":[]}"#;
+        let json = r#"{"files":{"root":"/r","binds":[],"tmp_bytes":1},"hostname":"h","cgroups":[]}"#;
         let spec: JailSpec = serde_json::from_str(json).unwrap();
         assert_eq!(spec.controls, Controls::default());
         let Ok(serde_json::Value::Object(switches)) = serde_json::to_value(spec.controls) else {
@@ -105,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_misspelt_control_is_refused() {
-        let json = r#"{"root":"/r","binds":[],"tmp_bytes":1,"hostname":"h","cgroups":[],"controls":{"secomp":false}}"#;
+        let json = r#"{"files":null,"hostname":"h","cgroups":[],"controls":{"secomp":false}}"#;
         assert!(serde_json::from_str::<JailSpec>(json).is_err());
     }
 }

@@ -6,14 +6,15 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
-    os::unix::net::UnixStream,
+    os::{fd::OwnedFd, unix::net::UnixStream},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use common::{Environment, Wanted, programs};
-use jail::{Bind, Controls, JailSpec, SETUP_FAILED, cgroup::Hierarchy};
+use jail::{Bind, Controls, Files, JailSpec, SETUP_FAILED, cgroup::Hierarchy};
 use protocol::{AgentFrame, InvokerFrame, VERSION};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 /// Waits until no process is left in the environment's cgroup: each is awaited by its own descriptor.
 fn wait_until_empty(directory: &std::path::Path) {
@@ -161,9 +162,15 @@ fn the_function_sees_its_own_mounts_and_no_others() {
 fn a_missing_mount_point_is_said_in_one_line() {
     let root = common::root();
     let spec = JailSpec {
-        root: root.path().to_owned(),
-        binds: vec![Bind { source: root.path().to_owned(), target: "/var/absent".into(), read_only: true }],
-        tmp_bytes: common::TMP_BYTES,
+        files: Some(Files {
+            root: root.path().to_owned(),
+            binds: vec![Bind {
+                source: root.path().to_owned(),
+                target: "/var/absent".into(),
+                read_only: true,
+            }],
+            tmp_bytes: common::TMP_BYTES,
+        }),
         hostname: "jailed".to_owned(),
         cgroups: Vec::new(),
         controls: Controls::default(),
@@ -183,9 +190,11 @@ fn a_link_in_the_image_cannot_lead_a_mount_out_of_it() {
     let outside = tempfile::tempdir().expect("a directory outside");
     std::os::unix::fs::symlink(outside.path(), root.path().join("var/link")).expect("make a link");
     let spec = JailSpec {
-        root: root.path().to_owned(),
-        binds: vec![Bind { source: root.path().to_owned(), target: "/var/link".into(), read_only: true }],
-        tmp_bytes: common::TMP_BYTES,
+        files: Some(Files {
+            root: root.path().to_owned(),
+            binds: vec![Bind { source: root.path().to_owned(), target: "/var/link".into(), read_only: true }],
+            tmp_bytes: common::TMP_BYTES,
+        }),
         hostname: "jailed".to_owned(),
         cgroups: Vec::new(),
         controls: Controls::default(),
@@ -195,4 +204,40 @@ fn a_link_in_the_image_cannot_lead_a_mount_out_of_it() {
         common::spawn(&spec, &programs().agent, theirs.into()).wait_with_output().expect("run the jail");
     // The link's target is looked up inside, where there is no such directory.
     assert_eq!(output.status.code(), Some(SETUP_FAILED), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A prepared jail and the driver's end of its documents.
+fn prepared(program: &std::path::Path) -> (std::process::Child, OwnedFd, UnixStream) {
+    let (documents, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .unwrap();
+    let spec = JailSpec {
+        files: None,
+        hostname: "jailed".to_owned(),
+        cgroups: Vec::new(),
+        controls: Controls::default(),
+    };
+    rustix::io::write(&documents, &serde_json::to_vec(&spec).unwrap()).unwrap();
+    let (ours, stream) = UnixStream::pair().expect("make a stream");
+    (common::spawn_with(theirs, program, stream.into()), documents, ours)
+}
+
+#[test]
+fn a_prepared_jail_goes_on_when_its_files_come() {
+    let root = common::root();
+    let (jail, documents, _stream) = prepared(&programs().agent);
+    let absent = Bind { source: root.path().to_owned(), target: "/var/absent".into(), read_only: true };
+    let files = Files { root: root.path().to_owned(), binds: vec![absent], tmp_bytes: common::TMP_BYTES };
+    rustix::io::write(&documents, &serde_json::to_vec(&files).unwrap()).unwrap();
+    let output = jail.wait_with_output().expect("run the jail");
+    // It came as far as the mount that cannot be made.
+    assert!(String::from_utf8_lossy(&output.stderr).contains("/var/absent"), "{output:?}");
+}
+
+#[test]
+fn a_prepared_jail_that_nobody_wants_ends_by_itself() {
+    let (jail, documents, _stream) = prepared(&programs().agent);
+    drop(documents);
+    let output = jail.wait_with_output().expect("run the jail");
+    assert_eq!(output.status.code(), Some(SETUP_FAILED), "{output:?}");
 }

@@ -144,6 +144,7 @@ fn isolation_config(config: &Config, data: &DataDir) -> ProcessIsolationConfig {
         // What is found in the group at start is taken for leftovers: two servers must never share one.
         cgroup: format!("{}-{}", environments.cgroup, data.tag()),
         uid_base: environments.uid_base,
+        prepared_jails: environments.prepared_jails,
         setup_timeout: environments.setup_timeout,
     }
 }

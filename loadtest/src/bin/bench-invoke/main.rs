@@ -44,8 +44,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Warm invocations in each round.
-    #[arg(long, default_value_t = 1000)]
-    invocations: u64,
+    #[arg(long, default_value_t = 500)]
+    invocations: u32,
     /// Cold starts in each round.
     #[arg(long, default_value_t = 3)]
     cold_starts: usize,

@@ -2,10 +2,15 @@
 
 use std::{
     fs, io,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use super::{annotate, kill};
+
+/// Room for one number and a newline.
+const NUMBER_BYTES: usize = 32;
 
 /// Which files a controller has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +242,21 @@ impl Place {
 
     pub(super) fn number(&self, file: &str) -> io::Result<u64> {
         let text = self.read(file)?;
+        text.trim().parse().map_err(|_| self.unexpected(file, &text))
+    }
+
+    /// The number in a file that stays open in `kept`: one system call instead of five.
+    pub(super) fn number_kept(&self, kept: &OnceLock<fs::File>, file: &str) -> io::Result<u64> {
+        let open = if let Some(open) = kept.get() {
+            open
+        } else {
+            let path = self.directory.join(file);
+            let opened = fs::File::open(&path).map_err(|error| annotate(&error, "read", &path))?;
+            kept.get_or_init(|| opened)
+        };
+        let mut text = [0; NUMBER_BYTES];
+        let length = open.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(text.get(..length).unwrap_or_default());
         text.trim().parse().map_err(|_| self.unexpected(file, &text))
     }
 

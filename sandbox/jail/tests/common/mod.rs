@@ -17,7 +17,7 @@ use std::{
 
 use command_fds::{CommandFdExt, FdMapping};
 use jail::{
-    Bind, Controls, JailSpec,
+    Bind, Controls, Files, JailSpec,
     cgroup::{Cgroup, CpuQuota, Hierarchy, Limits},
 };
 use protocol::{AgentFrame, Decoder, InvokerFrame, Start, VERSION};
@@ -158,9 +158,15 @@ impl Environment {
         };
         let cgroup = Cgroup::create(&hierarchy, &group, "environment", limits).expect("create a cgroup");
         let spec = JailSpec {
-            root: root.path().to_owned(),
-            binds: vec![Bind { source: task.path().to_owned(), target: "/var/task".into(), read_only: true }],
-            tmp_bytes: TMP_BYTES,
+            files: Some(Files {
+                root: root.path().to_owned(),
+                binds: vec![Bind {
+                    source: task.path().to_owned(),
+                    target: "/var/task".into(),
+                    read_only: true,
+                }],
+                tmp_bytes: TMP_BYTES,
+            }),
             hostname: "jailed".to_owned(),
             cgroups: cgroup.procs_dirs(),
             controls,
@@ -251,8 +257,13 @@ pub(crate) fn spawn(spec: &JailSpec, program: &Path, stream: OwnedFd) -> Child {
     let mut json = tempfile::tempfile().expect("create a file");
     serde_json::to_writer(&mut json, spec).expect("write the specification");
     json.rewind().expect("rewind");
+    spawn_with(json.into(), program, stream)
+}
+
+/// Starts the jail with whatever its documents come from.
+pub(crate) fn spawn_with(documents: OwnedFd, program: &Path, stream: OwnedFd) -> Child {
     let mappings = vec![
-        FdMapping { parent_fd: json.into(), child_fd: 3 },
+        FdMapping { parent_fd: documents, child_fd: 3 },
         FdMapping { parent_fd: File::open(program).expect("open the program").into(), child_fd: 4 },
         FdMapping { parent_fd: stream, child_fd: 5 },
     ];
