@@ -218,22 +218,23 @@ async fn a_prepared_jail_that_was_killed_is_replaced_unnoticed() {
     // The first start leaves a prepared jail behind as soon as its init phase is over.
     let mut first = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
     while frame(&mut first).await != AgentFrame::Idle {}
-    let own: Vec<_> = cgroups_left("killed");
     first.end_init_boost().unwrap();
-    let prepared = tokio::task::spawn_blocking(move || {
+    // Supervisor and PID 1; an environment with a runtime has more.
+    let pids = tokio::task::spawn_blocking(|| {
         let begun = std::time::Instant::now();
         loop {
-            let now: Vec<_> = cgroups_left("killed").into_iter().filter(|path| !own.contains(path)).collect();
-            let pids = now.iter().filter_map(|path| std::fs::read_to_string(path.join("cgroup.procs")).ok());
-            let pids: Vec<i32> =
-                pids.flat_map(|text| text.lines().flat_map(str::parse).collect::<Vec<_>>()).collect();
-            if pids.len() >= 2 || begun.elapsed() > LIMIT {
-                return pids;
+            for cgroup in cgroups_left("killed") {
+                let pids = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+                let pids: Vec<i32> = pids.lines().flat_map(str::parse).collect();
+                if pids.len() == 2 {
+                    return pids;
+                }
             }
+            assert!(begun.elapsed() < LIMIT, "no jail was prepared");
             std::thread::yield_now();
         }
     });
-    for pid in prepared.await.unwrap().into_iter().filter_map(rustix::process::Pid::from_raw) {
+    for pid in pids.await.unwrap().into_iter().filter_map(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
     let mut second =

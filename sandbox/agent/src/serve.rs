@@ -24,6 +24,7 @@ use rustix::{
     io::{Errno, ioctl_fionbio, read, writev},
     net::{SendFlags, Shutdown, SocketFlags, accept_with, send, shutdown, sockopt::set_tcp_nodelay},
     process::{Pid, WaitOptions, wait},
+    thread::sched_yield,
 };
 
 use crate::{
@@ -166,8 +167,14 @@ impl Server {
         } else {
             self.tell_exit(false);
         }
+        let tells = !self.api.frames().is_empty();
         if self.write_stream()? == Next::Exit {
             return Ok(Next::Exit);
+        }
+        // Where we share a CPU with those who wait for the answer, they go first: the runtime's next step can wait for them,
+        // not they for it. Measured on one CPU: 0.1 ms of a warm invocation's 0.7 ms.
+        if tells && !self.touched.is_empty() {
+            sched_yield();
         }
         while let Some(place) = self.touched.pop_first() {
             self.write_connection(place);
