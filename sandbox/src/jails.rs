@@ -194,17 +194,14 @@ impl PreparedJail {
             return Err(StartError::Spawn(io::Error::other("a prepared jail was used twice")));
         };
         remains.code = Some(code);
-        let admitted = remains
-            .cgroup
-            .limit(limits_of(memory))
-            .map_err(StartError::Cgroup)
-            .and_then(|()| send_document(&self.documents, files).map_err(StartError::Spawn));
-        match admitted {
+        if let Err(error) = remains.cgroup.limit(limits_of(memory)) {
+            remains.clear();
+            return Err(StartError::Cgroup(error));
+        }
+        match send_document(&self.documents, files) {
             Ok(()) => Ok((stream, remains)),
-            Err(error) => {
-                remains.clear();
-                Err(error)
-            }
+            // Nobody reads any more: the jail has ended, and said why if it could.
+            Err(_) => Err(StartError::Setup { diagnostics: remains.clear() }),
         }
     }
 }
