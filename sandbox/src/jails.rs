@@ -121,8 +121,10 @@ impl Jails {
         Ok(PreparedJail { remains, stream, documents })
     }
 
-    /// Prepares jails until enough wait. Blocks.
+    /// Clears away those that have ended while they waited, and prepares jails until enough wait. Blocks.
     pub(crate) fn refill(&self) {
+        let ended: Vec<_> = self.waiting().jails.extract_if(.., PreparedJail::has_ended).collect();
+        drop(ended);
         while self.is_short() {
             match self.prepare() {
                 Ok(jail) => self.keep(jail),
@@ -180,6 +182,11 @@ impl PreparedJail {
     /// The users of this environment: the agent's and the function's.
     pub(crate) fn uids(&self) -> (u32, u32) {
         self.remains.as_ref().map_or((0, 0), |remains| (remains.uids.agent(), remains.uids.function()))
+    }
+
+    /// Whether somebody killed it.
+    fn has_ended(&mut self) -> bool {
+        self.remains.as_mut().is_none_or(|remains| matches!(remains.jail.try_wait(), Ok(Some(_)) | Err(_)))
     }
 
     /// Makes it one function's. `remains.code` stays with what is left to clear away.
