@@ -26,8 +26,34 @@ fn main() -> ExitCode {
     match command::run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("waterwheel: {error:#}");
+            eprintln!("waterwheel: {}", explain(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The error and its causes, each said once: some messages end with their cause already.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text.push_str(separator);
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("no such file")
+            .context("cannot read a.toml: no such file")
+            .context("cannot start");
+        assert_eq!(explain(&error), "cannot start: cannot read a.toml: no such file");
     }
 }
