@@ -14,7 +14,7 @@ use bytes::Bytes;
 use sandbox::{AgentFrame, Environment};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::Instrument;
-use types::{Clock, FunctionSpec, LogSink, RequestId};
+use types::{Clock, FunctionSpec, LogSink};
 
 use crate::{
     InvokeError,
@@ -71,14 +71,12 @@ impl EnvironmentTask {
                 self.tell(PoolMessage::Gone(self.id));
             }
             Err(failure) => {
-                let line = failure.log_line(RequestId::random()).unwrap_or_default();
                 logs.platform(format!(
                     "INIT_REPORT Init Duration: {:.2} ms\tPhase: init\tStatus: {}\tError Type: {}",
                     begun.elapsed().as_secs_f64() * 1e3,
                     failure.status().0,
                     failure.status().1
                 ));
-                tracing::debug!(function = %self.function.arn, line, "init failed");
                 let log = logs.tail();
                 environment.stop().await;
                 self.tell_failed(StartFailure::Function { failure, log });

