@@ -10,6 +10,7 @@ use std::{
 };
 
 use backhand::{FilesystemCompressor, FilesystemWriter, NodeHeader, compression::Compressor};
+use jail::cgroup::Hierarchy;
 use sandbox::{
     AgentFrame, CodeTree, Environment, EnvironmentSpec, Invoke, InvokerFrame, Isolation, ProcessIsolation,
     ProcessIsolationConfig, RuntimeCatalog, StartError,
@@ -22,15 +23,26 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
-fn isolation(cgroup: &str) -> ProcessIsolation {
+/// The cgroup of one test, removed with everything in it when the test ends.
+struct Group(String);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let swept = Hierarchy::detect().and_then(|hierarchy| hierarchy.sweep(&self.0));
+        assert!(swept.is_ok() || std::thread::panicking(), "{swept:?}");
+    }
+}
+
+fn isolation(cgroup: &str) -> (Group, ProcessIsolation) {
+    let group = format!("waterwheel-test-{cgroup}-{}", std::process::id());
     let config = ProcessIsolationConfig {
-        cgroup: format!("waterwheel-test-{cgroup}-{}", std::process::id()),
+        cgroup: group.clone(),
         uid_base: 1_500_000_000,
         prepared_jails: 1,
         setup_timeout: LIMIT,
     };
-    ProcessIsolation::open(config, RuntimeCatalog::open(&target().join("runtimes")))
-        .expect("root and cgroups")
+    let runtimes = RuntimeCatalog::open(&target().join("runtimes"));
+    (Group(group), ProcessIsolation::open(config, runtimes).expect("root and cgroups"))
 }
 
 fn spec(directory: &Path, runtime: &str, code: &str) -> EnvironmentSpec {
@@ -141,7 +153,7 @@ async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let code = "import os\ncount = 0\ndef handler(event, context):\n    global count\n    count += 1\n    \
                 print('got', event)\n    return [event, count, os.environ['COLOUR'], os.getpid() != 1]\n";
-    let isolation = isolation("state");
+    let (_group, isolation) = isolation("state");
     let mut environment = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
     while frame(&mut environment).await != AgentFrame::Idle {}
     environment.end_init_boost().unwrap();
@@ -163,7 +175,7 @@ async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
 #[tokio::test]
 async fn dropping_an_environment_ends_it() {
     let directory = tempfile::tempdir().unwrap();
-    let isolation = isolation("drop");
+    let (_group, isolation) = isolation("drop");
     let spec = spec(directory.path(), "python3.11", "def handler(event, context): pass\n");
     let code = Arc::downgrade(&spec.code);
     let environment = isolation.start(spec).await.unwrap();
@@ -183,7 +195,7 @@ async fn dropping_an_environment_ends_it() {
 #[tokio::test]
 async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
     let directory = tempfile::tempdir().unwrap();
-    let isolation = isolation("memory");
+    let (_group, isolation) = isolation("memory");
     let code = "def handler(event, context):\n    return len(bytearray(1 << 30))\n";
     let mut environment = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
     while frame(&mut environment).await != AgentFrame::Idle {}
@@ -213,7 +225,7 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
 #[tokio::test]
 async fn a_prepared_jail_that_was_killed_is_replaced_unnoticed() {
     let directory = tempfile::tempdir().unwrap();
-    let isolation = isolation("killed");
+    let (_group, isolation) = isolation("killed");
     let code = "def handler(event, context): return 'alive'\n";
     // The first start leaves a prepared jail behind as soon as its init phase is over.
     let mut first = isolation.start(spec(directory.path(), "python3.11", code)).await.unwrap();
@@ -246,6 +258,7 @@ async fn a_prepared_jail_that_was_killed_is_replaced_unnoticed() {
 #[tokio::test]
 async fn a_runtime_that_is_not_installed_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    let error = isolation("missing").start(spec(directory.path(), "cobol85", "")).await.unwrap_err();
+    let (_group, isolation) = isolation("missing");
+    let error = isolation.start(spec(directory.path(), "cobol85", "")).await.unwrap_err();
     assert!(matches!(error, StartError::RuntimeNotInstalled { runtime } if runtime == "cobol85"));
 }
