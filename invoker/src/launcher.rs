@@ -60,6 +60,14 @@ impl Launcher {
         Ok(Launched { environment, memory })
     }
 
+    /// No environment is started any more.
+    pub(crate) async fn close(&self) {
+        let isolation = self.isolation.clone();
+        if tokio::task::spawn_blocking(move || isolation.close()).await.is_err() {
+            tracing::error!("what was prepared for environments could not be ended");
+        }
+    }
+
     /// The code that other environments of the deployment use already, or a fresh copy.
     async fn code(
         &self,

@@ -148,6 +148,7 @@ impl Invoker {
         for pool in senders {
             pool.closed().await;
         }
+        self.shared.context.launcher.close().await;
     }
 
     async fn invoke(self, mut request: InvokeRequest) -> Result<InvokeOutcome, InvokeError> {

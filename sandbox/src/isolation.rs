@@ -52,6 +52,9 @@ pub enum StartError {
 pub trait Isolation: Send + Sync + 'static {
     fn start(&self, spec: EnvironmentSpec) -> BoxFuture<'_, Result<Environment, StartError>>;
 
+    /// Ends what was prepared for environments to come; no more is prepared. Blocks for as long as the kernel needs.
+    fn close(&self);
+
     /// Runtimes this worker can run.
     fn runtimes(&self) -> Vec<String>;
 }

@@ -56,6 +56,8 @@ pub(crate) struct Jails {
     /// How many are to wait.
     ahead: usize,
     waiting: Mutex<Waiting>,
+    /// Held while jails are prepared ahead.
+    refilling: Mutex<()>,
     /// Told when an environment's init phase is over.
     replace: Notify,
 }
@@ -84,6 +86,7 @@ impl Jails {
             programs: GuestPrograms::load()?,
             ahead,
             waiting: Mutex::default(),
+            refilling: Mutex::default(),
             replace: Notify::new(),
         })
     }
@@ -123,6 +126,7 @@ impl Jails {
 
     /// Clears away those that have ended while they waited, and prepares jails until enough wait. Blocks.
     pub(crate) fn refill(&self) {
+        let _refilling = self.refilling.lock().unwrap_or_else(PoisonError::into_inner);
         let ended: Vec<_> = self.waiting().jails.extract_if(.., PreparedJail::has_ended).collect();
         drop(ended);
         while self.is_short() {
@@ -158,6 +162,8 @@ impl Jails {
         };
         drop(jails);
         self.replace_taken();
+        // One that is being prepared right now finds nobody to keep it and is ended there.
+        drop(self.refilling.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -142,6 +142,10 @@ impl Isolation for ProcessIsolation {
         Box::pin(self.start_environment(spec))
     }
 
+    fn close(&self) {
+        self.jails.close();
+    }
+
     fn runtimes(&self) -> Vec<String> {
         self.runtimes.list().into_iter().map(|runtime| runtime.name).collect()
     }

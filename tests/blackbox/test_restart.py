@@ -163,6 +163,15 @@ def test_a_clean_stop_leaves_no_process_mount_or_cgroup(new_server):
     assert leftovers.mounts_left(seen) == set()
 
 
+def test_a_stop_in_the_middle_of_the_start_leaves_no_cgroup(new_server):
+    server = new_server()
+    for _ in range(5):
+        # Jails are being prepared for functions to come.
+        server.start()
+        server.stop()
+        assert server.cgroups() == []
+
+
 def test_sigkill_leaves_no_process_or_mount_and_the_next_start_no_cgroup(new_server):
     server, names = busy_server(new_server)
     with running(server, names[0], 50) as call:
