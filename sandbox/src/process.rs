@@ -1,7 +1,7 @@
 //! Process isolation: the agent in a jail on this machine's own kernel.
 //!
 //! ```text
-//!   start() ──► cgroup, jail (descriptors: spec, agent program, stream) ──► agent = PID 1 ──► runtime
+//!   start() ──► a jail that waits, prepared (or one made now), its files ──► agent = PID 1 ──► runtime
 //!      │                                                                      ▲
 //!      └── Start frame ──────────── Unix socket ──────────────────────────────┘
 //!          ◄─ Hello

