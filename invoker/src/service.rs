@@ -14,7 +14,10 @@ use std::{
 use control::{ControlPlane, Retired, Retirements};
 use futures::future::BoxFuture;
 use sandbox::Isolation;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::timeout,
+};
 use tower::Service;
 use tracing::Instrument;
 use types::{Clock, DeploymentId, FunctionRef, FunctionSpec, LogSink};
@@ -26,6 +29,7 @@ use crate::{
     config::Config,
     launcher::Launcher,
     metrics,
+    pool::FINISHING_GRACE,
     pool_task::{PoolContext, PoolMessage, PoolTask},
 };
 
@@ -176,13 +180,10 @@ impl Invoker {
     }
 
     async fn attempt(self, request: InvokeRequest) -> Result<InvokeOutcome, InvokeError> {
-        let slot = match self.shared.slots.clone().try_acquire_owned() {
-            Ok(permit) => ConcurrencySlot::new(permit),
-            Err(_) => {
-                metrics::throttle(request.function.arn.name.as_str());
-                let limit = self.shared.context.config.concurrency_limit;
-                return Err(InvokeError::Throttled { limit, retry_after: THROTTLE_RETRY });
-            }
+        let Some(slot) = self.shared.slot().await else {
+            metrics::throttle(request.function.arn.name.as_str());
+            let limit = self.shared.context.config.concurrency_limit;
+            return Err(InvokeError::Throttled { limit, retry_after: THROTTLE_RETRY });
         };
         let (reply, outcome) = oneshot::channel();
         let span = tracing::Span::current();
@@ -200,6 +201,16 @@ impl Invoker {
 }
 
 impl Shared {
+    /// A slot, if one is free or becomes free in a moment. A caller that asks again as soon as it has its answer is not
+    /// throttled for the call before, whose environment is about to ask for its next event.
+    async fn slot(&self) -> Option<ConcurrencySlot> {
+        let permit = match self.slots.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => timeout(FINISHING_GRACE, self.slots.clone().acquire_owned()).await.ok()?.ok()?,
+        };
+        Some(ConcurrencySlot::new(permit))
+    }
+
     /// Hands the job to its deployment's pool, which is made if there is none; `None` if the invoker is stopping.
     fn submit(self: Arc<Self>, job: Job) -> Option<PoolSender> {
         let deployment = job.request.function.deployment;

@@ -131,6 +131,28 @@ def test_throttles_are_refused_as_on_aws_and_counted(server, functions, tracer):
     assert functions.invoke(tracer, {}).error is None
 
 
+# A runtime that takes a while between its answer and its next question.
+TARDY = """
+import time
+from awslambdaric.lambda_runtime_client import LambdaRuntimeClient
+ask = LambdaRuntimeClient.wait_next_invocation
+def ask_late(self):
+    time.sleep(0.01)
+    return ask(self)
+LambdaRuntimeClient.wait_next_invocation = ask_late
+def lambda_handler(event, context):
+    return event
+"""
+
+
+def test_a_caller_with_its_answer_is_not_throttled_for_the_call_before(new_server):
+    server = new_server(config={"environments": {"concurrency_limit": 1}}).start()
+    functions = Functions(server.client())
+    name = functions.create(python(TARDY))
+    assert [functions.invoke(name, n).succeeded() for n in range(20)] == list(range(20))
+    assert Metrics(server).sum("waterwheel_throttles_total") == 0
+
+
 def test_requests_are_counted_by_operation_and_status(server, client, wire):
     def counted(**labels):
         return Metrics(server).sum("waterwheel_api_requests_total", **labels)
