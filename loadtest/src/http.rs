@@ -68,6 +68,18 @@ impl Connection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Answer> {
+        self.compose(method, path, headers, body)?;
+        self.exchange()
+    }
+
+    /// Makes a request ready for [`Connection::exchange`].
+    pub fn compose(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<()> {
         self.out.clear();
         write!(
             self.out,
@@ -80,6 +92,11 @@ impl Connection {
         }
         self.out.extend_from_slice(b"\r\n");
         self.out.extend_from_slice(body);
+        Ok(())
+    }
+
+    /// Sends the request that was composed last and reads its whole answer.
+    pub fn exchange(&mut self) -> io::Result<Answer> {
         let begin = Instant::now();
         self.stream.write_all(&self.out)?;
         let (status, headers, head) = self.read_head()?;

@@ -64,18 +64,21 @@ pub fn closed_loop<E>(
 }
 
 /// Runs `operation` `count` times, due every `interval` from now. One that is due while another still runs starts late,
-/// and its wait is part of its latency.
-pub fn open_loop<E>(
+/// and its wait is part of its latency. What it needs beforehand (a signature) is prepared before it is due.
+pub fn open_loop<S, E>(
     count: u32,
     interval: Duration,
-    mut operation: impl FnMut() -> Result<(), E>,
+    side: &mut S,
+    mut prepare: impl FnMut(&mut S) -> Result<(), E>,
+    mut operation: impl FnMut(&mut S) -> Result<(), E>,
 ) -> Result<Latencies, E> {
     let mut latencies = Latencies::new();
     let begin = Instant::now();
-    for number in 0..count {
+    for number in 1..=count {
         let due = begin + interval * number;
+        prepare(side)?;
         wait_until(due);
-        operation()?;
+        operation(side)?;
         latencies.record(due.elapsed());
     }
     Ok(latencies)
@@ -113,14 +116,14 @@ mod tests {
     fn one_stall_shows_in_every_operation_that_was_due_meanwhile() {
         const STALL: Duration = Duration::from_millis(40);
         let mut first = true;
-        let latencies = open_loop(40, Duration::from_millis(1), || {
+        let stall_once = |(): &mut ()| {
             if std::mem::take(&mut first) {
                 std::thread::sleep(STALL);
             }
             Ok::<_, ()>(())
-        })
-        .unwrap();
-        // Due at 0, 1, 2, … ms, all started after 40 ms: half of them waited 20 ms and more.
+        };
+        let latencies = open_loop(40, Duration::from_millis(1), &mut (), |()| Ok(()), stall_once).unwrap();
+        // Due at 1, 2, 3, … ms, all but the first started after 40 ms: half of them waited 20 ms and more.
         assert!(
             latencies.quantile(0.5) >= STALL / 2 - Duration::from_millis(1),
             "{:?}",
@@ -132,7 +135,17 @@ mod tests {
     #[test]
     fn operations_start_when_they_are_due_and_not_before() {
         let begin = Instant::now();
-        open_loop(6, Duration::from_millis(2), || Ok::<_, ()>(())).unwrap();
+        open_loop(6, Duration::from_millis(2), &mut (), |()| Ok::<_, ()>(()), |()| Ok(())).unwrap();
         assert!(begin.elapsed() >= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn what_is_prepared_in_time_is_not_measured() {
+        let prepare = |(): &mut ()| {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok::<_, ()>(())
+        };
+        let latencies = open_loop(20, Duration::from_millis(10), &mut (), prepare, |()| Ok(())).unwrap();
+        assert!(latencies.quantile(0.5) < Duration::from_millis(1), "{:?}", latencies.quantile(0.5));
     }
 }

@@ -10,13 +10,9 @@ use std::{
 use image::CodeTree;
 use jail::cgroup::{Cgroup, CpuQuota};
 use protocol::{AgentFrame, DecodeError, Decoder, InvokerFrame};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
 use types::limits;
 
-use crate::{jails::Jails, uids::UidLease};
+use crate::{jails::Jails, stream::AgentStream, uids::UidLease};
 
 /// Room made for each read: most frames of a warm invocation arrive in one.
 const READ_BYTES: usize = 32 * 1024;
@@ -39,7 +35,7 @@ pub enum EnvironmentGone {
 /// One environment, owned by one task. Dropping it ends it.
 #[derive(Debug)]
 pub struct Environment {
-    stream: UnixStream,
+    stream: AgentStream,
     decoder: Decoder,
     out: Vec<u8>,
     cpu_after_init: CpuQuota,
@@ -61,7 +57,7 @@ pub(crate) struct Remains {
 
 impl Environment {
     pub(crate) fn new(
-        stream: UnixStream,
+        stream: AgentStream,
         cpu_after_init: CpuQuota,
         remains: Remains,
         jails: Arc<Jails>,
@@ -105,7 +101,7 @@ impl Environment {
                 *buffer = Vec::new();
             }
             buffer.reserve(READ_BYTES);
-            if self.stream.read_buf(buffer).await? == 0 {
+            if self.stream.read_into(buffer).await? == 0 {
                 return Err(EnvironmentGone::Closed);
             }
         }

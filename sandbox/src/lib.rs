@@ -21,6 +21,7 @@ mod guest;
 mod isolation;
 mod jails;
 mod process;
+mod stream;
 mod uids;
 mod variables;
 mod worker;

@@ -19,13 +19,13 @@ use jail::{
     cgroup::{Hierarchy, cpu_quota_for},
 };
 use protocol::{AgentFrame, InvokerFrame, Start};
-use tokio::net::UnixStream;
 use types::limits;
 
 use crate::{
     Environment, EnvironmentSpec, Isolation, StartError,
     environment::Remains,
     jails::{Jails, PreparedJail},
+    stream::AgentStream,
     variables,
 };
 
@@ -107,7 +107,7 @@ impl ProcessIsolation {
         stream: StdUnixStream,
         remains: Remains,
     ) -> Result<Environment, StartError> {
-        let stream = UnixStream::from_std(stream).map_err(StartError::Spawn)?;
+        let stream = AgentStream::new(stream).map_err(StartError::Spawn)?;
         let cpu = cpu_quota_for(u64::from(spec.function.memory.0));
         Ok(Environment::new(stream, cpu, remains, self.jails.clone()))
     }

@@ -4,7 +4,6 @@ use std::{path::Path, sync::Barrier, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use loadtest::{
-    latency::{Latencies, open_loop},
     pinning::{allowed_cores, pinned},
     procfs,
     report::{Better, Figure, Peer},
@@ -13,29 +12,18 @@ use loadtest::{
 
 use crate::{
     Options,
-    floor::{self, Floor, Prepared},
+    floor::Prepared,
     function::{Function, PYTHON, RUST, SLEEPER, payload},
-    server::{Client, Server},
+    server::Server,
+    warm::{self, Warm},
 };
 
-const KIB: usize = 1024;
-const SIZES: [(&str, usize); 2] = [("1k", KIB), ("100k", 100 * KIB)];
-const WARM_UP_ROUNDS: usize = 1;
-/// Time between two warm invocations: many times what one takes, so that what is measured is an invocation and not the wait
-/// for what the one before left to do.
-const PACE: Duration = Duration::from_millis(4);
+pub(crate) const KIB: usize = 1024;
+pub(crate) const SIZES: [(&str, usize); 2] = [("1k", KIB), ("100k", 100 * KIB)];
+pub(crate) const WARM_UP_ROUNDS: usize = 1;
 /// Targets of the issue that asked for this bench; each has a reason there.
-const WARM_RATIO: f64 = 1.5;
 const COLD_RATIO: f64 = 1.3;
 const IDLE_MIB: f64 = 6.0;
-
-/// One side's result of one round of warm invocations.
-#[derive(Debug)]
-struct Warm {
-    latencies: Latencies,
-    /// Context switches per invocation, of everything but the client.
-    switches: f64,
-}
 
 /// Everything, ours against the floor.
 pub(crate) fn all(options: &Options, server: &Path) -> Result<Vec<Figure>> {
@@ -46,7 +34,7 @@ pub(crate) fn all(options: &Options, server: &Path) -> Result<Vec<Figure>> {
         let server = Server::start(server, &options.runtimes, &options.region)?;
         for function in [PYTHON, RUST] {
             let floor = Prepared::new(&options.runtimes, &options.functions, function)?;
-            figures.extend(warm(options, &server, &floor, function, "")?);
+            figures.extend(warm::figures(options, &server, &floor, function, "")?);
             figures.push(cold(options, &server, &floor, function)?);
         }
         drop(server);
@@ -56,7 +44,7 @@ pub(crate) fn all(options: &Options, server: &Path) -> Result<Vec<Figure>> {
     if cores.len() > 1 {
         let server = Server::start(server, &options.runtimes, &options.region)?;
         let floor = Prepared::new(&options.runtimes, &options.functions, PYTHON)?;
-        figures.extend(warm(options, &server, &floor, PYTHON, "_unpinned")?);
+        figures.extend(warm::figures(options, &server, &floor, PYTHON, "_unpinned")?);
     }
     // Those with a target first: they are what the bench is for.
     figures.sort_by_key(|figure| figure.target.is_none());
@@ -75,7 +63,8 @@ pub(crate) fn floor_only(options: &Options) -> Result<String> {
                 let mut rounds = Vec::new();
                 for _ in 0..options.rounds {
                     let (mut floor, cold) = prepared.start(&payload)?;
-                    rounds.push((cold, warm_floor(options, &mut floor, &payload)?));
+                    let mut side = warm::Bare { floor: &mut floor, payload: &payload };
+                    rounds.push((cold, warm::measure(options, &mut side)?));
                 }
                 anyhow::Ok(rounds)
             })??;
@@ -85,104 +74,14 @@ pub(crate) fn floor_only(options: &Options) -> Result<String> {
                 "{:<8} {:<8} {:>10.1} {:>9.1} {:>9.1} {:>9.1}\n",
                 function.language,
                 size_name,
-                column(&|(_, warm)| warm.latencies.micros(0.5)),
-                column(&|(_, warm)| warm.latencies.micros(0.99)),
+                column(&|(_, warm)| warm.paced.micros(0.5)),
+                column(&|(_, warm)| warm.paced.micros(0.99)),
                 column(&|(_, warm)| warm.switches),
                 column(&|(cold, _)| cold.as_secs_f64() * 1e3),
             ));
         }
     }
     Ok(table)
-}
-
-fn warm(
-    options: &Options,
-    server: &Server,
-    prepared: &Prepared,
-    function: Function,
-    suffix: &str,
-) -> Result<Vec<Figure>> {
-    let mut client = server.client()?;
-    let name = format!("echo-{}{suffix}", function.language);
-    client.create(&name, function, &options.functions)?;
-    let (mut floor, _) = prepared.start(b"{}")?;
-    client.invoke(&name, b"{}")?;
-    let mut figures = Vec::new();
-    for (size_name, size) in SIZES {
-        let payload = payload(size);
-        let rounds = interleave(
-            WARM_UP_ROUNDS,
-            options.rounds,
-            || warm_server(options, server, &mut client, &name, &payload),
-            || warm_floor(options, &mut floor, &payload),
-        )?;
-        let what = format!("warm invocation, {} echo, {} KiB", function.language, size / KIB);
-        let id = |quantile: &str| format!("warm_{quantile}_ratio_{}_{size_name}{suffix}", function.language);
-        let target = (function == PYTHON && size == KIB && suffix.is_empty()).then_some(WARM_RATIO);
-        for (quantile_name, quantile, target) in [("p50", 0.5, target), ("p99", 0.99, None)] {
-            let side = |of: &dyn Fn(&(Warm, Warm)) -> &Latencies| {
-                rounds.iter().map(|round| of(round).micros(quantile)).collect::<Vec<_>>()
-            };
-            figures.push(Figure {
-                id: id(quantile_name),
-                what: format!("{what}, {quantile_name}"),
-                unit: "µs".to_owned(),
-                ours: side(&|round| &round.0.latencies),
-                peer: peer(side(&|round| &round.1.latencies)),
-                better: Better::Lower,
-                target,
-                closed_loop: false,
-            });
-        }
-        if size == KIB {
-            figures.push(Figure {
-                id: format!("context_switches_per_warm_invocation_{}{suffix}", function.language),
-                what: format!("{what}: context switches of server and environment (floor: runtime process)"),
-                unit: "switches".to_owned(),
-                ours: rounds.iter().map(|round| round.0.switches).collect(),
-                peer: peer(rounds.iter().map(|round| round.1.switches).collect()),
-                better: Better::Lower,
-                target: None,
-                closed_loop: false,
-            });
-        }
-    }
-    Ok(figures)
-}
-
-fn peer(rounds: Vec<f64>) -> Peer {
-    Peer::Measured { name: "bare runtime process".to_owned(), config: floor::CONFIG.to_owned(), rounds }
-}
-
-fn warm_server(
-    options: &Options,
-    server: &Server,
-    client: &mut Client,
-    name: &str,
-    payload: &[u8],
-) -> Result<Warm> {
-    measure(options, &procfs::tree(server.pid())?, || client.invoke(name, payload))
-}
-
-fn warm_floor(options: &Options, floor: &mut Floor, payload: &[u8]) -> Result<Warm> {
-    measure(options, &[floor.pid()], || floor.invoke(payload))
-}
-
-fn measure(
-    options: &Options,
-    processes: &[u32],
-    mut invoke: impl FnMut() -> Result<Duration>,
-) -> Result<Warm> {
-    // A round begins with the other side's code in the caches.
-    for _ in 0..options.invocations / 10 {
-        invoke()?;
-    }
-    let switches = || processes.iter().map(|&pid| procfs::context_switches(pid)).sum::<Result<u64, _>>();
-    let before = switches()?;
-    let latencies = open_loop(options.invocations, PACE, || invoke().map(drop))?;
-    let switches = switches()?.saturating_sub(before);
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    Ok(Warm { latencies, switches: switches as f64 / f64::from(options.invocations) })
 }
 
 fn cold(options: &Options, server: &Server, prepared: &Prepared, function: Function) -> Result<Figure> {
@@ -198,7 +97,7 @@ fn cold(options: &Options, server: &Server, prepared: &Prepared, function: Funct
             for _ in 0..options.cold_starts {
                 update += 1;
                 client.touch(&name, &format!("cold start {update}"))?;
-                times.push(client.invoke(&name, &payload)?.as_secs_f64() * 1e3);
+                times.push(client.invoke_any(&name, &payload)?.elapsed.as_secs_f64() * 1e3);
             }
             anyhow::Ok(median(&times))
         },
@@ -216,7 +115,7 @@ fn cold(options: &Options, server: &Server, prepared: &Prepared, function: Funct
         what: format!("first invocation in a fresh environment, {} echo, 1 KiB", function.language),
         unit: "ms".to_owned(),
         ours,
-        peer: peer(floor),
+        peer: warm::peer(floor),
         better: Better::Lower,
         target: (function == PYTHON).then_some(COLD_RATIO),
         closed_loop: true,

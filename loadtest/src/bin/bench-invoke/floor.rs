@@ -97,7 +97,8 @@ impl Prepared {
             .spawn()
             .context("chroot(8) starts the floor")?;
         let mut floor = Floor { child, api: RuntimeApi::new(listener) };
-        floor.invoke(payload)?;
+        floor.prepare(payload)?;
+        floor.run()?;
         Ok((floor, begin.elapsed()))
     }
 }
@@ -117,9 +118,20 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// One event: from handing it out to having read the answer.
-    pub(crate) fn invoke(&mut self, payload: &[u8]) -> Result<Duration> {
-        self.api.invoke(payload).with_context(|| match self.child.try_wait() {
+    /// Waits until the runtime asks for an event and makes the event ready to be handed out.
+    pub(crate) fn prepare(&mut self, payload: &[u8]) -> Result<()> {
+        let prepared = self.api.prepare(payload);
+        self.explain(prepared)
+    }
+
+    /// The event that was prepared: from handing it out to having read the answer.
+    pub(crate) fn run(&mut self) -> Result<Duration> {
+        let ran = self.api.run();
+        self.explain(ran)
+    }
+
+    fn explain<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        outcome.with_context(|| match self.child.try_wait() {
             Ok(Some(status)) => format!("the runtime process has ended: {status}"),
             _ => "the runtime process did not answer".to_owned(),
         })
@@ -145,6 +157,9 @@ struct RuntimeApi {
     /// Number of the event that is out.
     event: u64,
     out: Vec<u8>,
+    /// Of the event that is prepared: which connection asked for it, and how many bytes it has.
+    asker: usize,
+    payload: usize,
 }
 
 #[derive(Debug)]
@@ -172,10 +187,10 @@ enum Call {
 
 impl RuntimeApi {
     fn new(listener: TcpListener) -> Self {
-        Self { listener, connections: Vec::new(), event: 0, out: Vec::new() }
+        Self { listener, connections: Vec::new(), event: 0, out: Vec::new(), asker: 0, payload: 0 }
     }
 
-    fn invoke(&mut self, payload: &[u8]) -> Result<Duration> {
+    fn prepare(&mut self, payload: &[u8]) -> Result<()> {
         let (at, request) = self.request()?;
         ensure!(request.call == Call::Next, "the runtime sent {:?} instead of asking for work", request.call);
         self.connections[at].consume(&request);
@@ -191,8 +206,13 @@ impl RuntimeApi {
             payload.len()
         )?;
         self.out.extend_from_slice(payload);
+        (self.asker, self.payload) = (at, payload.len());
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<Duration> {
         let begin = Instant::now();
-        self.connections[at].stream.write_all(&self.out)?;
+        self.connections[self.asker].stream.write_all(&self.out)?;
         let (at, request) = self.request()?;
         let elapsed = begin.elapsed();
         ensure!(
@@ -202,7 +222,7 @@ impl RuntimeApi {
             self.event
         );
         // Both functions echo; an answer to something else would be no floor.
-        ensure!(request.body >= payload.len(), "the answer has {} bytes", request.body);
+        ensure!(request.body >= self.payload, "the answer has {} bytes", request.body);
         self.connections[at].consume(&request);
         self.connections[at].stream.write_all(
             b"HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n{\"status\":\"OK\"}\n",
@@ -359,7 +379,8 @@ mod tests {
             for _ in 0..2 {
                 let runtime = echo(&address, 2, piece);
                 for payload in [&b"{}"[..], &vec![b'7'; 600_000]] {
-                    assert!(api.invoke(payload).unwrap() > Duration::ZERO);
+                    api.prepare(payload).unwrap();
+                    assert!(api.run().unwrap() > Duration::ZERO);
                 }
                 runtime.join().unwrap();
             }

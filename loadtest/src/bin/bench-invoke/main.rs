@@ -18,6 +18,7 @@ mod figures;
 mod floor;
 mod function;
 mod server;
+mod warm;
 
 use std::path::PathBuf;
 

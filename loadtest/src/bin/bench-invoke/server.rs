@@ -138,13 +138,19 @@ pub(crate) struct Client {
 
 impl Client {
     fn send(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
+        self.compose(method, path, body)?;
+        Ok(self.connection.exchange()?)
+    }
+
+    /// Signs a request and makes it ready to be sent.
+    fn compose(&mut self, method: &str, path: &str, body: &[u8]) -> Result<()> {
         let signature = self.signer.sign(method, self.connection.authority(), path, body);
         let headers = [
             ("x-amz-date", signature.date.as_str()),
             ("authorization", signature.authorization.as_str()),
             ("content-type", "application/json"),
         ];
-        Ok(self.connection.send(method, path, &headers, body)?)
+        Ok(self.connection.compose(method, path, &headers, body)?)
     }
 
     /// A control-plane call that must succeed.
@@ -198,16 +204,20 @@ impl Client {
         }
     }
 
-    /// One invocation, from the request's first byte to the answer's last. The function echoes; the answer is checked.
-    pub(crate) fn invoke(&mut self, name: &str, payload: &[u8]) -> Result<Duration> {
-        let answer = self.invoke_any(name, payload)?;
-        ensure!(answer.body.len() >= payload.len(), "the answer has {} bytes", answer.body.len());
-        Ok(answer.elapsed)
-    }
-
     /// One invocation that must succeed, whatever it answers.
     pub(crate) fn invoke_any(&mut self, name: &str, payload: &[u8]) -> Result<Answer> {
-        let answer = self.send("POST", &format!("/2015-03-31/functions/{name}/invocations"), payload)?;
+        self.prepare(name, payload)?;
+        self.run(name)
+    }
+
+    /// Makes an invocation ready for [`Client::run`].
+    pub(crate) fn prepare(&mut self, name: &str, payload: &[u8]) -> Result<()> {
+        self.compose("POST", &format!("/2015-03-31/functions/{name}/invocations"), payload)
+    }
+
+    /// The invocation that was prepared; `name` is for the error.
+    pub(crate) fn run(&mut self, name: &str) -> Result<Answer> {
+        let answer = self.connection.exchange()?;
         ensure!(
             answer.status == 200 && answer.header("x-amz-function-error").is_none(),
             "invoking {name}: {} {}",
