@@ -9,9 +9,12 @@
 //!                                      runtime.json (rename) ◄────────────┘
 //!                                             │
 //!                                      remove all roots but this one and the one before
+//!                                             │
+//!                                      root-<digest>.erofs (rename), if mkfs.erofs is there
 //! ```
 //!
-//! Killed at any point, the next build starts over from an empty `.partial`, and the catalogue has seen nothing.
+//! Killed at any point, the next build starts over from an empty `.partial`, and the catalogue has seen nothing. The image,
+//! which only microVMs need, comes last and is made by itself where an up-to-date runtime lacks it.
 
 use std::{
     fmt,
@@ -24,7 +27,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
-    BuildError, InstalledRuntime, Manifest, Package, Recipe, RuntimeCatalog,
+    BuildError, InstalledRuntime, Manifest, Package, Recipe, RuntimeCatalog, erofs,
     error::IoContext,
     finish,
     manifest::digest,
@@ -33,7 +36,8 @@ use crate::{
 };
 
 const PARTIAL: &str = ".partial";
-const STEPS: u32 = 5;
+const STEPS: u32 = 6;
+const MAKING_IMAGE: &str = "making the image for microVMs";
 
 /// What a build is doing; printed by `Display` as one line for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub enum Progress {
     UpToDate { runtime: String },
     /// Step `number` of `of` begins.
     Step { runtime: String, number: u32, of: u32, what: &'static str },
+    /// The runtime is good for process isolation only, until its image can be made.
+    NoImage { runtime: String, why: String },
     /// The runtime is installed.
     Done { runtime: String, bytes: u64, packages: usize },
 }
@@ -54,6 +60,9 @@ impl fmt::Display for Progress {
             Self::Waiting { runtime } => write!(f, "{runtime}: waiting for another build to end"),
             Self::UpToDate { runtime } => write!(f, "{runtime}: up to date"),
             Self::Step { runtime, number, of, what } => write!(f, "{runtime}: [{number}/{of}] {what}"),
+            Self::NoImage { runtime, why } => {
+                write!(f, "{runtime}: no image for microVMs: {why}, then build it again")
+            }
             Self::Done { runtime, bytes, packages } => {
                 write!(f, "{runtime}: installed, {packages} packages, {} MB", bytes / 1_000_000)
             }
@@ -74,7 +83,11 @@ pub fn build(
     let home = catalog.dir().join(&recipe.name);
     fs::create_dir_all(&home).context("create", &home)?;
     let _lock = lock(recipe, &home, progress)?;
-    if let Some(installed) = catalog.get(&recipe.name).filter(|installed| installed.current) {
+    if let Some(mut installed) = catalog.get(&recipe.name).filter(|installed| installed.current) {
+        if installed.image.is_none() {
+            progress(Progress::Step { runtime: recipe.name.clone(), number: 1, of: 1, what: MAKING_IMAGE });
+            installed.image = make_image(recipe, &installed.root, progress)?;
+        }
         progress(Progress::UpToDate { runtime: recipe.name.clone() });
         return Ok(installed);
     }
@@ -84,12 +97,30 @@ pub fn build(
     }
     let manifest = build_root(recipe, &home, progress)?;
     let root = home.join(&manifest.root);
+    make_image(recipe, &root, progress)?;
     progress(Progress::Done {
         runtime: recipe.name.clone(),
         bytes: manifest.bytes,
         packages: manifest.packages.len(),
     });
     Ok(InstalledRuntime::new(manifest, root))
+}
+
+/// Makes the image beside `root`. A machine without the tool can still run functions in process isolation.
+fn make_image(
+    recipe: &Recipe,
+    root: &Path,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Option<PathBuf>, BuildError> {
+    let image = erofs::path_of(root);
+    match erofs::make(root, &image) {
+        Ok(()) => Ok(Some(image)),
+        Err(missing @ BuildError::ToolMissing { .. }) => {
+            progress(Progress::NoImage { runtime: recipe.name.clone(), why: missing.to_string() });
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Held for the whole build; the kernel lets go of it when the process ends, however it ends.
@@ -114,7 +145,7 @@ fn build_root(
         progress(Progress::Step { runtime: recipe.name.clone(), number, of: STEPS, what });
     };
     let root = home.join(PARTIAL);
-    remove_tree(&root)?;
+    finish::remove(&root)?;
 
     step("downloading and unpacking packages");
     let mut packages = extract(recipe, home, &root)?;
@@ -133,7 +164,10 @@ fn build_root(
     step("putting the runtime in place");
     packages.sort();
     let bytes = finish::seal(&root)?;
-    place(recipe, home, &root, packages, bytes)
+    let manifest = place(recipe, home, &root, packages, bytes)?;
+
+    step(MAKING_IMAGE);
+    Ok(manifest)
 }
 
 /// Unpacks the packages into `root` and returns what they were.
@@ -236,7 +270,7 @@ fn place(
     let previous = Manifest::read(home).ok().flatten().map(|manifest| manifest.root);
     let place = home.join(&root_name);
     // Only a root without a manifest can stand there: the catalogue would have called it up to date.
-    remove_tree(&place)?;
+    finish::remove(&place)?;
     let handle = File::open(root).context("open", root)?;
     rustix::fs::syncfs(&handle).context("sync", root)?;
     fs::rename(root, &place).context("rename", root)?;
@@ -250,18 +284,12 @@ fn remove_old_roots(home: &Path, current: &str, previous: Option<&str>) -> Resul
         let entry = entry.context("read", home)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("root-") && name != current && Some(&*name) != previous {
-            remove_tree(&entry.path())?;
+        let root = erofs::root_name(&name);
+        if root.starts_with("root-") && root != current && Some(root) != previous {
+            finish::remove(&entry.path())?;
         }
     }
     Ok(())
-}
-
-fn remove_tree(path: &PathBuf) -> Result<(), BuildError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        result => result.context("remove", path),
-    }
 }
 
 /// Whether the programs a build needs are here; `Err` names the first that is not and how to install it.
@@ -292,10 +320,13 @@ mod tests {
         let partial = home.join(PARTIAL);
         fs::create_dir_all(&partial).unwrap();
         let manifest = place(recipe, &home, &partial, Vec::new(), 5).unwrap();
+        let image = erofs::path_of(&home.join(&manifest.root));
+        fs::write(&image, "image").unwrap();
         let mut seen = Vec::new();
         let installed = build(recipe, dir.path(), &mut |progress| seen.push(progress)).unwrap();
         assert_eq!(seen, [Progress::UpToDate { runtime: recipe.name.clone() }]);
         assert_eq!((installed.digest, installed.bytes), (manifest.digest, 5));
+        assert_eq!(installed.image, Some(image));
         assert!(installed.built > 1_700_000_000);
     }
 
@@ -309,11 +340,12 @@ mod tests {
             fs::create_dir_all(&partial).unwrap();
             let package = Package { origin: "debian".into(), name: "bash".into(), version: version.into() };
             roots.push(place(recipe, dir.path(), &partial, vec![package], 0).unwrap().root);
+            fs::write(erofs::path_of(&dir.path().join(roots.last().unwrap())), "image").unwrap();
         }
-        assert_eq!(
-            roots.iter().map(|root| dir.path().join(root).exists()).collect::<Vec<_>>(),
-            [false, true, true]
-        );
+        for path in [|root: PathBuf| root, |root: PathBuf| erofs::path_of(&root)] {
+            let there: Vec<_> = roots.iter().map(|root| path(dir.path().join(root)).exists()).collect();
+            assert_eq!(there, [false, true, true]);
+        }
         assert_eq!(Manifest::read(dir.path()).unwrap().unwrap().root, roots[2]);
     }
 

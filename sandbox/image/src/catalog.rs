@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Recipe, manifest::Manifest};
+use crate::{Recipe, erofs, manifest::Manifest};
 
 /// A directory of built runtimes. Cheap to clone; every question is answered from the directory as it is now, so that a
 /// runtime built while a server runs is found without a restart.
@@ -21,6 +21,8 @@ pub struct InstalledRuntime {
     pub name: String,
     /// Its root file system, absolute; to be mounted read-only.
     pub root: PathBuf,
+    /// The same file system as an erofs image, for microVMs; `None` where the build had no tool to make it.
+    pub image: Option<PathBuf>,
     /// Program and arguments that start it, paths inside the root.
     pub command: Vec<String>,
     /// Working directory inside the root.
@@ -96,9 +98,11 @@ impl InstalledRuntime {
     pub(crate) fn new(manifest: Manifest, root: PathBuf) -> Self {
         let current =
             Recipe::named(&manifest.name).is_some_and(|recipe| recipe.digest() == manifest.recipe_digest);
+        let image = Some(erofs::path_of(&root)).filter(|image| image.is_file());
         Self {
             name: manifest.name,
             root,
+            image,
             command: manifest.command,
             directory: manifest.directory,
             variables: manifest.variables,
@@ -145,8 +149,12 @@ mod tests {
         let found = catalog.get("python3.11").unwrap();
         assert_eq!(found.root, runtime.join("root-d1"));
         assert!(!found.current, "it was built from another recipe");
+        assert_eq!(found.image, None);
         assert_eq!(catalog.list(), [found]);
         assert_eq!(catalog.get("python3.12"), None);
+        let image = runtime.join("root-d1.erofs");
+        fs::write(&image, "image").unwrap();
+        assert_eq!(catalog.get("python3.11").unwrap().image, Some(image));
     }
 
     #[test]

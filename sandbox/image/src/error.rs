@@ -1,8 +1,9 @@
-//! Why a runtime could not be built.
+//! Why a runtime or a guest kernel could not be built.
 
 use std::{io, path::PathBuf};
 
-/// Why [`crate::build`] failed. Nothing of an unfinished build is visible to the catalogue.
+/// Why [`crate::build`] or [`crate::GuestKernel::build`] failed. Nothing of an unfinished build is visible to who looks for
+/// runtimes and kernels.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// Device nodes, ownership and `chroot` need root.
@@ -22,6 +23,12 @@ pub enum BuildError {
     /// No wheels are pinned for this machine.
     #[error("runtimes cannot be built for {architecture}, only for x86_64 and aarch64")]
     Architecture { architecture: &'static str },
+    /// There is no configuration of a guest kernel for this machine.
+    #[error("guest kernels cannot be built for {architecture}, only for x86_64")]
+    KernelArchitecture { architecture: &'static str },
+    /// The source package and the committed configuration do not fit together.
+    #[error("Linux does not accept of the kernel's configuration: {lines}")]
+    KernelConfiguration { lines: String },
 }
 
 /// Names what was being done to which path when an I/O error came.

@@ -1,7 +1,8 @@
-//! What an environment's file system is made of: a runtime's root and a function's code.
+//! What an environment is made of: a runtime's root, a function's code and, for microVMs, a kernel.
 //!
 //! ```text
 //!  recipes/NAME/recipe.toml ──build──► DIR/NAME/root-<digest>/     a whole root file system, root-owned
+//!                                      DIR/NAME/root-<digest>.erofs   the same as one image, for microVMs
 //!                                      DIR/NAME/runtime.json       says which root is current and what is in it
 //!                                             │
 //!                               RuntimeCatalog::get(NAME)
@@ -17,6 +18,8 @@
 //! A [`CodeTree`] is a function's code unpacked from its (already authenticated) squashfs image into a directory the
 //! caller provides, which is to be in memory. It is gone when dropped.
 //!
+//! A [`GuestKernel`] is built from the distribution's source package into the same directory.
+//!
 //! This crate mounts nothing, knows no function and opens no seal.
 
 #![forbid(unsafe_code)]
@@ -24,8 +27,10 @@
 mod builder;
 mod catalog;
 mod code;
+mod erofs;
 mod error;
 mod finish;
+mod kernel;
 mod manifest;
 mod python;
 mod recipe;
@@ -36,5 +41,6 @@ pub use builder::{Progress, build, check_tools};
 pub use catalog::{InstalledRuntime, RuntimeCatalog};
 pub use code::{CodeTree, UnpackError};
 pub use error::BuildError;
+pub use kernel::{GuestKernel, KernelProgress};
 pub use manifest::{Manifest, Package};
 pub use recipe::Recipe;

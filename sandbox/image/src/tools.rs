@@ -22,6 +22,7 @@ pub(crate) const MMDEBSTRAP: Tool = Tool { name: "mmdebstrap", install: "apt-get
 pub(crate) const PIP: Tool = Tool { name: "pip", install: "apt-get install python3-pip" };
 pub(crate) const LDCONFIG: Tool = Tool { name: "ldconfig", install: "apt-get install libc-bin" };
 pub(crate) const CHROOT: Tool = Tool { name: "chroot", install: "apt-get install coreutils" };
+pub(crate) const MKFS_EROFS: Tool = Tool { name: "mkfs.erofs", install: "apt-get install erofs-utils" };
 
 impl Tool {
     /// Runs `command`, which starts this tool, and returns what it printed on its standard output.
@@ -39,13 +40,19 @@ impl Tool {
         }
         let mut text = output.stdout;
         text.extend_from_slice(&output.stderr);
-        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(OUTPUT_TAIL)..]).trim().to_owned();
+        keep_tail(&mut text);
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
         Err(BuildError::ToolFailed { tool: self.name, status: output.status.to_string(), output: text })
     }
 
     pub(crate) fn missing(self) -> BuildError {
         BuildError::ToolMissing { tool: self.name, install: self.install }
     }
+}
+
+/// Drops all but the end of a tool's output.
+pub(crate) fn keep_tail(output: &mut Vec<u8>) {
+    output.drain(..output.len().saturating_sub(OUTPUT_TAIL));
 }
 
 /// A command that runs `program` inside `root` with nothing of the builder's own environment.

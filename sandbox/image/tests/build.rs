@@ -163,6 +163,47 @@ fn the_wrapper_script_of_a_function_gets_the_real_command() {
 }
 
 #[test]
+fn the_image_for_microvms_holds_the_same_files_as_the_root() {
+    let runtime = built("provided.al2023");
+    let image = runtime.image.unwrap();
+    assert_eq!(image, Path::new(&format!("{}.erofs", runtime.root.display())));
+    let scratch = tempfile::tempdir().unwrap();
+    let extracted = scratch.path().join("root");
+    let fsck =
+        Command::new("fsck.erofs").arg(format!("--extract={}", extracted.display())).arg(&image).output();
+    text(&fsck.unwrap());
+    let mut diff = Command::new("diff");
+    diff.args(["--recursive", "--no-dereference"]).args([&runtime.root, &extracted]);
+    assert_eq!(text(&diff.output().unwrap()), "");
+    walk(&extracted, &mut |path, metadata| {
+        let original = runtime.root.join(path.strip_prefix(&extracted).unwrap()).symlink_metadata().unwrap();
+        let facts = |metadata: &fs::Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
+        assert_eq!(facts(metadata), facts(&original), "{}", path.display());
+    });
+}
+
+#[test]
+fn the_same_root_makes_the_same_image() {
+    let runtime = built("provided.al2023");
+    let scratch = tempfile::tempdir().unwrap();
+    // The catalogue of a machine that has the root, from another place and at another time, but no image yet.
+    let home = scratch.path().join(&runtime.name);
+    let copied = Command::new("cp").arg("--archive").arg(runtimes().join(&runtime.name)).arg(&home).status();
+    assert!(copied.unwrap().success());
+    let copy = home.join(runtime.image.as_ref().unwrap().file_name().unwrap());
+    fs::remove_file(&copy).unwrap();
+    let mut seen = Vec::new();
+    let recipe = Recipe::named(&runtime.name).unwrap();
+    let made = image::build(recipe, scratch.path(), &mut |progress| seen.push(progress)).unwrap();
+    assert!(
+        matches!(seen[..], [Progress::Step { number: 1, of: 1, .. }, Progress::UpToDate { .. }]),
+        "{seen:?}"
+    );
+    assert_eq!(made.image, Some(copy.clone()));
+    assert!(fs::read(copy).unwrap() == fs::read(runtime.image.unwrap()).unwrap(), "the images differ");
+}
+
+#[test]
 fn provided_has_what_bootstrap_scripts_use() {
     let runtime = built("provided.al2023");
     is_a_proper_root(&runtime);
