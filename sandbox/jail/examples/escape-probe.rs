@@ -1,7 +1,7 @@
 //! Tries one way out of an environment and prints what came of it, in one line: `succeeded` or the name of an error.
 //!
 //! The attempt is named by the first argument, or, where the probe runs in the agent's place and has none, by a line on standard
-//! input; then the answer goes to standard error.
+//! input, or, in a monitor's place, by its document; then the answer goes to standard error.
 
 #![allow(unsafe_code, reason = "tries system calls with deliberately wrong arguments")]
 
@@ -10,7 +10,7 @@ use std::{
     io::{self, BufRead, Read, Write},
     net::TcpStream,
     os::{
-        fd::AsRawFd,
+        fd::{AsRawFd, FromRawFd},
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixStream},
     },
@@ -19,7 +19,15 @@ use std::{
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.is_empty() {
+    let is_monitor = std::env::args().next().as_deref() == Some("monitor");
+    if is_monitor {
+        // SAFETY: where a monitor is expected, descriptor 3 is its document, and nobody else's.
+        let mut document = unsafe { File::from_raw_fd(3) };
+        let mut line = String::new();
+        document.read_to_string(&mut line).expect("read the document");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        eprintln!("{}", describe(attempt(&words)));
+    } else if arguments.is_empty() {
         let mut line = String::new();
         io::stdin().lock().read_line(&mut line).expect("read the attempt's name");
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -64,6 +72,8 @@ fn name(code: i32) -> &'static str {
         (libc::EROFS, "EROFS"),
         (libc::ENOSYS, "ENOSYS"),
         (libc::ECONNREFUSED, "ECONNREFUSED"),
+        (libc::ENETUNREACH, "ENETUNREACH"),
+        (libc::EFBIG, "EFBIG"),
     ];
     names.iter().find(|(number, _)| *number == code).map_or("another error", |(_, name)| name)
 }
@@ -78,6 +88,14 @@ fn attempt(words: &[&str]) -> io::Result<()> {
         ["wait-for-end-of-agent"] => loop {
             std::thread::park();
         },
+        ["greet-the-server-and-stay"] => {
+            // SAFETY: where a monitor is expected, descriptor 5 is its stream, and nobody else's.
+            let mut stream = unsafe { UnixStream::from_raw_fd(5) };
+            stream.write_all(b"!")?;
+            loop {
+                std::thread::park();
+            }
+        }
         ["list", path] => fs::read_dir(path).map(drop),
         ["signal", pid] => call(libc::SYS_kill, &[number(pid), 0]),
         ["system-call", which, arguments @ ..] => {
@@ -95,6 +113,8 @@ fn attempt(words: &[&str]) -> io::Result<()> {
             UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?).map(drop)
         }
         ["only-standard-descriptors"] => only_standard_descriptors(),
+        // F_GETFD
+        ["descriptor", which] => call(libc::SYS_fcntl, &[number(which), libc::F_GETFD as usize]),
         ["run-setuid", path] => run_setuid(path),
         ["effective-user-is-root"] => {
             // SAFETY: takes nothing and cannot fail.

@@ -21,12 +21,12 @@ use rustix::{
 
 use serde::de::DeserializeOwned;
 
-use crate::{Files, JailSpec, mounts, privileges, seccomp};
+use crate::{Files, JailSpec, Program, monitor, mounts, privileges, seccomp};
 
 /// Largest document of the driver's, bytes: a few paths.
 const DOCUMENT_BYTES: usize = 64 * 1024;
 
-const SPEC: i32 = 3;
+pub(crate) const SPEC: i32 = 3;
 const PROGRAM: i32 = 4;
 const STREAM: i32 = 5;
 
@@ -133,7 +133,7 @@ fn unshare(flags: UnshareFlags) -> rustix::io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }
 }
 
-fn last_errno() -> Errno {
+pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
@@ -165,7 +165,7 @@ fn supervise(child: Pid, driver: Option<&OwnedFd>) -> Result<u8, JailError> {
 /// PID 1: puts up the walls and becomes the program.
 fn become_program(
     spec: JailSpec,
-    mut documents: File,
+    documents: File,
     supervisor: &OwnedFd,
     program: &OwnedFd,
     stream: OwnedFd,
@@ -180,11 +180,34 @@ fn become_program(
     if controls.ipc_and_uts_namespaces {
         rustix::system::sethostname(spec.hostname.as_bytes()).step("set the host name")?;
     }
-    if controls.network_namespace {
-        loopback_up().step("start the loopback interface")?;
-    }
     if controls.resource_limits {
         limit_resources()?;
+    }
+    match spec.program.clone() {
+        Program::Agent => become_agent(spec, documents, program, stream),
+        Program::Monitor { uid, spec: document, keep } => {
+            if controls.resource_limits {
+                monitor::limit_resources()?;
+            }
+            monitor::enter_empty_root(controls)?;
+            monitor::hand_over(documents, stream, document, &keep)?;
+            monitor::become_user(uid, controls)?;
+            // Becoming another user has taken it back.
+            die_with(supervisor)?;
+            Err(JailError::Step { step: "execute the monitor", errno: execute(program, c"monitor") })
+        }
+    }
+}
+
+fn become_agent(
+    spec: JailSpec,
+    mut documents: File,
+    program: &OwnedFd,
+    stream: OwnedFd,
+) -> Result<u8, JailError> {
+    let controls = &spec.controls;
+    if controls.network_namespace {
+        loopback_up().step("start the loopback interface")?;
     }
     let filter = controls.seccomp.then(seccomp::filter).transpose().map_err(JailError::Filter)?;
     // All that is the same for every environment is done: a prepared jail waits here for what makes it one function's.
@@ -198,7 +221,7 @@ fn become_program(
     if let Some(filter) = filter {
         seccompiler::apply_filter(&filter).map_err(|error| JailError::Filter(error.to_string()))?;
     }
-    Err(JailError::Step { step: "execute the agent", errno: execute(program) })
+    Err(JailError::Step { step: "execute the agent", errno: execute(program, c"agent") })
 }
 
 /// Arranges that PID 1 is killed when the supervisor ends.
@@ -262,6 +285,11 @@ fn hand_over_descriptors(stream: OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdin(&stream)?;
     rustix::stdio::dup2_stdout(std::io::stderr().as_fd())?;
     drop(stream);
+    close_at_execve()
+}
+
+/// Every descriptor from the jail's document on.
+pub(crate) fn close_at_execve() -> rustix::io::Result<()> {
     // SAFETY: marking descriptors close-on-exec takes none away from their owners.
     let result = unsafe {
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
@@ -270,9 +298,9 @@ fn hand_over_descriptors(stream: OwnedFd) -> rustix::io::Result<()> {
 }
 
 /// Returns only if it fails.
-fn execute(program: &OwnedFd) -> Errno {
+fn execute(program: &OwnedFd, name: &CStr) -> Errno {
     use std::os::fd::AsRawFd;
-    let arguments = [c"agent".as_ptr(), std::ptr::null()];
+    let arguments = [name.as_ptr(), std::ptr::null()];
     let environment = [AGENT_ENVIRONMENT.as_ptr(), std::ptr::null()];
     // SAFETY: the empty path and both arrays are NUL- or null-terminated and live until the call returns.
     unsafe {

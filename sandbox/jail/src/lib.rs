@@ -14,6 +14,9 @@
 //!     └──── stream ───────────► execveat(fd 4): the agent, its stream as standard input
 //! ```
 //!
+//! Around a virtual machine's monitor ([`Program::Monitor`]) there is less: an empty read-only root, a user of its own, no
+//! capability, the descriptors that the driver names, and no filter, for the monitor has one for each of its threads.
+//!
 //! The supervisor waits for PID 1 and ends with its status. If the supervisor or the driver dies, however it dies, PID 1 is
 //! killed, and with PID 1 the kernel kills everything in the pid namespace.
 //!
@@ -31,13 +34,14 @@
 
 pub mod cgroup;
 pub mod enter;
+mod monitor;
 mod mounts;
 mod privileges;
 pub mod seccomp;
 mod spec;
 
 pub use enter::JailError;
-pub use spec::{Bind, Controls, Files, JailSpec};
+pub use spec::{Bind, Controls, Files, JailSpec, Program};
 
 /// Exit code of the jail when it could not set up a wall (`EX_SOFTWARE` of sysexits.h).
 pub const SETUP_FAILED: i32 = 70;

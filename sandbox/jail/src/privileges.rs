@@ -19,24 +19,44 @@ const CAPABILITIES: u32 = 64;
 
 pub(crate) fn drop_all_but_the_agents(controls: &Controls) -> Result<(), JailError> {
     if controls.capabilities {
-        let others = (0..CAPABILITIES).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
-        for capability in others.filter(|capability| !OF_THE_AGENT.contains(*capability)) {
-            match remove_capability_from_bounding_set(capability) {
-                // Beyond the last capability of this kernel.
-                Err(rustix::io::Errno::INVAL) => break,
-                result => result.step("drop capabilities from the bounding set")?,
-            }
-        }
-        clear_ambient_capability_set().step("clear ambient capabilities")?;
-        let sets = CapabilitySets {
-            effective: OF_THE_AGENT,
-            permitted: OF_THE_AGENT,
-            inheritable: CapabilitySet::empty(),
-        };
-        set_capabilities(None, sets).step("drop capabilities")?;
+        bound_to(OF_THE_AGENT)?;
+        keep_only(OF_THE_AGENT)?;
     }
     if controls.no_new_privs {
         set_no_new_privs(true).step("set no_new_privs")?;
     }
     Ok(())
+}
+
+/// While the process still has what it takes to change users; [`drop_all`] takes that.
+pub(crate) fn empty_bounding_set() -> Result<(), JailError> {
+    bound_to(CapabilitySet::empty())
+}
+
+pub(crate) fn drop_all(controls: &Controls) -> Result<(), JailError> {
+    if controls.capabilities {
+        keep_only(CapabilitySet::empty())?;
+    }
+    if controls.no_new_privs {
+        set_no_new_privs(true).step("set no_new_privs")?;
+    }
+    Ok(())
+}
+
+fn bound_to(these: CapabilitySet) -> Result<(), JailError> {
+    let all = (0..CAPABILITIES).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    for capability in all.filter(|capability| !these.contains(*capability)) {
+        match remove_capability_from_bounding_set(capability) {
+            // Beyond the last capability of this kernel.
+            Err(rustix::io::Errno::INVAL) => break,
+            result => result.step("drop capabilities from the bounding set")?,
+        }
+    }
+    Ok(())
+}
+
+fn keep_only(these: CapabilitySet) -> Result<(), JailError> {
+    clear_ambient_capability_set().step("clear ambient capabilities")?;
+    let sets = CapabilitySets { effective: these, permitted: these, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).step("drop capabilities")
 }

@@ -1,6 +1,6 @@
 //! What the driver tells the jail.
 
-use std::path::PathBuf;
+use std::{os::fd::RawFd, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,27 @@ pub struct JailSpec {
     /// Directories from [`crate::cgroup::Cgroup::procs_dirs`]; joined before anything else.
     pub cgroups: Vec<PathBuf>,
     #[serde(default)]
+    pub program: Program,
+    #[serde(default)]
     pub controls: Controls,
+}
+
+/// What the jail is around.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Program {
+    /// The agent of process isolation: user 0 with what it takes to become others, in the root that [`Files`] describe.
+    #[default]
+    Agent,
+    /// The monitor of one virtual machine: an empty read-only root, its own user, no capability, no second document.
+    Monitor {
+        /// User and group that it runs as.
+        uid: u32,
+        /// Number of the inherited descriptor with its own document; the monitor finds it as number 3.
+        spec: RawFd,
+        /// Numbers of the other inherited descriptors that it keeps, as they are. The stream, 5, is kept without being named.
+        keep: Vec<RawFd>,
+    },
 }
 
 /// The file systems of one environment.
@@ -68,8 +88,10 @@ pub struct Controls {
     pub resource_limits: bool,
     /// The processes are in the environment's cgroups.
     pub cgroups: bool,
-    /// Only what the agent needs to change its user is left, and that only until it has.
+    /// Only what the agent needs to change its user is left, and that only until it has. A monitor has none.
     pub capabilities: bool,
+    /// A monitor runs as a user of its own. (An agent becomes its own user itself.)
+    pub own_user: bool,
     /// `execve` never gains privileges. The filter needs it, so `seccomp` must be off too where this is.
     pub no_new_privs: bool,
     /// System calls outside of the allow-list answer `ENOSYS`.
@@ -91,6 +113,7 @@ impl Default for Controls {
             resource_limits: true,
             cgroups: true,
             capabilities: true,
+            own_user: true,
             no_new_privs: true,
             seccomp: true,
         }

@@ -173,6 +173,7 @@ fn a_missing_mount_point_is_said_in_one_line() {
         }),
         hostname: "jailed".to_owned(),
         cgroups: Vec::new(),
+        program: jail::Program::Agent,
         controls: Controls::default(),
     };
     let (_ours, theirs) = UnixStream::pair().expect("make a stream");
@@ -197,6 +198,7 @@ fn a_link_in_the_image_cannot_lead_a_mount_out_of_it() {
         }),
         hostname: "jailed".to_owned(),
         cgroups: Vec::new(),
+        program: jail::Program::Agent,
         controls: Controls::default(),
     };
     let (_ours, theirs) = UnixStream::pair().expect("make a stream");
@@ -215,6 +217,7 @@ fn prepared(program: &std::path::Path) -> (std::process::Child, OwnedFd, UnixStr
         files: None,
         hostname: "jailed".to_owned(),
         cgroups: Vec::new(),
+        program: jail::Program::Agent,
         controls: Controls::default(),
     };
     rustix::io::write(&documents, &serde_json::to_vec(&spec).unwrap()).unwrap();

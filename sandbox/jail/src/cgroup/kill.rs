@@ -48,10 +48,10 @@ pub(super) fn everything_in(place: &Place) -> io::Result<()> {
     }
 }
 
-/// Processes in `place`; none if it does not exist. Those outside of our pid namespace are listed as 0 and left out.
+/// Processes in `place`; none if it does not exist, if only since it was opened. Those outside of our pid namespace are listed as 0 and left out.
 fn members(place: &Place) -> io::Result<Vec<Pid>> {
     match place.read("cgroup.procs") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(_) if !place.directory.exists() => Ok(Vec::new()),
         pids => Ok(pids?.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()),
     }
 }

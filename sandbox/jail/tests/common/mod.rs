@@ -169,6 +169,7 @@ impl Environment {
             }),
             hostname: "jailed".to_owned(),
             cgroups: cgroup.procs_dirs(),
+            program: jail::Program::Agent,
             controls,
         };
         let (stream, theirs) = UnixStream::pair().expect("make a stream");
