@@ -32,6 +32,8 @@ use rustix::{
     },
 };
 
+use crate::guest::Meter;
+
 /// Where a runtime looks for its API unless told otherwise.
 const DEFAULT_ADDRESS: &str = "127.0.0.1:9001";
 
@@ -57,6 +59,8 @@ pub(crate) struct Booted {
     pub(crate) runtime: Runtime,
     /// Largest answer of the function, bytes.
     pub(crate) response_limit: usize,
+    /// In a guest: what is used of its memory.
+    pub(crate) meter: Option<Meter>,
 }
 
 /// The runtime process and what it prints to.
@@ -79,6 +83,8 @@ pub(crate) enum AgentError {
     Protocol(String),
     /// Privileges are left that should be gone.
     StillPrivileged(&'static str),
+    /// This variable of an init is missing or not understood.
+    CommandLine(&'static str),
 }
 
 impl fmt::Display for AgentError {
@@ -87,6 +93,7 @@ impl fmt::Display for AgentError {
             Self::System { step, source } => write!(f, "cannot {step}: {source}"),
             Self::Protocol(what) => write!(f, "unexpected frame from the invoker: {what}"),
             Self::StillPrivileged(what) => write!(f, "privileges are left after the drop: {what}"),
+            Self::CommandLine(variable) => write!(f, "the kernel command line has no usable {variable}"),
         }
     }
 }
@@ -102,20 +109,28 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
-/// Boots. `None`: the invoker went away or the runtime cannot be started, and has been told so.
-pub(crate) fn boot() -> Result<Option<Booted>, AgentError> {
+/// The stream that the jail has left.
+pub(crate) fn inherited_stream() -> Result<OwnedFd, AgentError> {
     // As a network daemon gets its connection: then no descriptor need be conjured from a number.
-    let stream = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).step("take over standard input")?;
+    fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).step("take over standard input")
+}
+
+/// Boots. `None`: the invoker went away or the runtime cannot be started, and has been told so.
+pub(crate) fn boot(stream: OwnedFd, is_guest: bool) -> Result<Option<Booted>, AgentError> {
     let mut decoder = Decoder::new();
     let Some(start) = read_start(&stream, &mut decoder)? else {
         return Ok(None);
     };
+    let mut meter = is_guest.then(Meter::open).transpose().step("open the kernel's counters")?;
     match start_runtime(&start) {
         Ok((listener, runtime)) => {
+            if let Some(meter) = &mut meter {
+                meter.watch(runtime.pid).step("open the runtime's counters")?;
+            }
             give_up_privileges(&start)?;
             tell(&stream, &AgentFrame::Hello { version: VERSION })?;
             let response_limit = usize::try_from(start.response_limit).unwrap_or(usize::MAX);
-            Ok(Some(Booted { stream, decoder, listener, runtime, response_limit }))
+            Ok(Some(Booted { stream, decoder, listener, runtime, response_limit, meter }))
         }
         Err(reason) => {
             tell(&stream, &AgentFrame::StartFailed { reason })?;
@@ -150,7 +165,7 @@ fn read_start(stream: &OwnedFd, decoder: &mut Decoder) -> Result<Option<Start>, 
 }
 
 /// Sends a frame while the stream still blocks.
-fn tell(stream: &OwnedFd, frame: &AgentFrame) -> Result<(), AgentError> {
+pub(crate) fn tell(stream: &OwnedFd, frame: &AgentFrame) -> Result<(), AgentError> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
     let mut rest = bytes.as_slice();

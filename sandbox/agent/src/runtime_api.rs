@@ -15,9 +15,9 @@
 //! A buffered answer is passed on when it is complete, so that one that breaks off leaves no trace. A streamed answer is passed on
 //! as it comes.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, fmt, rc::Rc};
 
-use protocol::{AgentFrame, Invoke, LogStream, MAX_FRAME, ResponseMode};
+use protocol::{AgentFrame, Invoke, LogStream, MAX_FRAME, ResponseMode, Usage};
 
 use crate::{
     connection::{Collected, Connection, Exchange, Output, PIPELINED_LIMIT, Reply, Then},
@@ -50,6 +50,12 @@ struct Session {
     response_limit: usize,
     /// Encoded frames for the invoker.
     frames: Vec<u8>,
+    meter: Option<Box<dyn Measure>>,
+}
+
+/// What the environment has used: asked just before the invoker is told of what it used it for.
+pub(crate) trait Measure: fmt::Debug {
+    fn usage(&mut self) -> Usage;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,14 +82,16 @@ pub(crate) struct NotIdle;
 // === impl RuntimeApi ===
 
 impl RuntimeApi {
-    /// `response_limit`: largest answer in bytes; more than a frame can carry is cut to that.
-    pub(crate) fn new(response_limit: usize) -> Self {
+    /// `response_limit`: largest answer in bytes; more than a frame can carry is cut to that. `meter`: where the invoker
+    /// cannot see by itself what is used.
+    pub(crate) fn new(response_limit: usize, meter: Option<Box<dyn Measure>>) -> Self {
         let session = Session {
             phase: Phase::Starting,
             event: None,
             waiting: VecDeque::new(),
             response_limit: response_limit.min(MAX_FRAME - FRAME_ROOM),
             frames: Vec::new(),
+            meter,
         };
         Self { session, connections: (0..CONNECTIONS).map(|_| None).collect() }
     }
@@ -151,6 +159,7 @@ impl RuntimeApi {
     }
 
     pub(crate) fn runtime_exited(&mut self, status: i32) {
+        self.session.send_usage();
         self.session.send(&AgentFrame::RuntimeExited { status });
     }
 
@@ -398,6 +407,12 @@ impl Session {
         self.answered();
     }
 
+    fn send_usage(&mut self) {
+        if let Some(usage) = self.meter.as_mut().map(|meter| meter.usage()) {
+            self.send(&AgentFrame::Usage(usage));
+        }
+    }
+
     fn answered(&mut self) {
         self.phase = Phase::Answered;
         self.event = None;
@@ -411,6 +426,7 @@ impl Session {
             }
             Phase::Starting | Phase::Answered | Phase::Idle => {
                 if self.phase != Phase::Idle {
+                    self.send_usage();
                     self.send(&AgentFrame::Idle);
                     self.phase = Phase::Idle;
                 }

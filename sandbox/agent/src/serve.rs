@@ -29,7 +29,7 @@ use rustix::{
 
 use crate::{
     boot::{AgentError, Booted, Context},
-    runtime_api::{CONNECTIONS, RuntimeApi},
+    runtime_api::{CONNECTIONS, Measure, RuntimeApi},
 };
 
 /// Bytes read at a time.
@@ -95,7 +95,7 @@ enum Next {
 
 impl Server {
     pub(crate) fn new(booted: Booted) -> Result<Self, AgentError> {
-        let Booted { stream, decoder, listener, runtime, response_limit } = booted;
+        let Booted { stream, decoder, listener, runtime, response_limit, meter } = booted;
         ioctl_fionbio(&stream, true).step("make the stream non-blocking")?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("create an epoll")?;
         let watched = [
@@ -118,7 +118,7 @@ impl Server {
             pidfd: Some(runtime.pidfd),
             pipes: [Some(runtime.stdout), Some(runtime.stderr)],
             sockets: (0..CONNECTIONS).map(|_| None).collect(),
-            api: RuntimeApi::new(response_limit),
+            api: RuntimeApi::new(response_limit, meter.map(|meter| Box::new(meter) as Box<dyn Measure>)),
             touched: BTreeSet::new(),
             scratch: vec![0; READ],
             events_until_reaping: REAP_AFTER,

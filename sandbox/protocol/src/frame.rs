@@ -97,6 +97,18 @@ pub enum AgentFrame {
     StartFailed {
         reason: String,
     },
+    /// What the environment has used so far. Only from an agent that is the init of a VM, where nobody outside can see it;
+    /// before each `Idle` and before `RuntimeExited`.
+    Usage(Usage),
+}
+
+/// See [`AgentFrame::Usage`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Most memory in use at one time, bytes.
+    pub memory_peak: u64,
+    /// The kernel has ended a process because memory was used up.
+    pub out_of_memory: bool,
 }
 
 /// Where the function printed.
@@ -129,6 +141,7 @@ mod kind {
     pub(super) const RESPONSE_TOO_LARGE: u8 = 72;
     pub(super) const RUNTIME_EXITED: u8 = 73;
     pub(super) const START_FAILED: u8 = 74;
+    pub(super) const USAGE: u8 = 75;
 }
 
 /// Most arguments or variables in a `Start` (their bytes are bounded by the frame).
@@ -275,6 +288,10 @@ impl AgentFrame {
                 });
             }
             Self::StartFailed { reason } => frame(out, kind::START_FAILED, |w| w.bytes(reason.as_bytes())),
+            Self::Usage(usage) => frame(out, kind::USAGE, |w| {
+                w.u64(usage.memory_peak);
+                w.u8(u8::from(usage.out_of_memory));
+            }),
         }
     }
 
@@ -304,6 +321,14 @@ impl AgentFrame {
                 kind::RESPONSE_TOO_LARGE => Self::ResponseTooLarge { request_id: r.text()?, bytes: r.u64()? },
                 kind::RUNTIME_EXITED => Self::RuntimeExited { status: r.i32()? },
                 kind::START_FAILED => Self::StartFailed { reason: r.text()? },
+                kind::USAGE => Self::Usage(Usage {
+                    memory_peak: r.u64()?,
+                    out_of_memory: match r.u8()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(DecodeError::Value("out of memory")),
+                    },
+                }),
                 unknown => return Err(DecodeError::Kind(unknown)),
             };
             r.finish(frame)

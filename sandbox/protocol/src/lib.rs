@@ -9,12 +9,12 @@
 //!  invoker                         agent
 //!     │── Start ────────────────────►│   once, first
 //!     │◄───────────── Hello ─────────│   the agent listens; the runtime process is started
-//!     │◄──────── Log* ── Idle ───────│   the runtime asked for its first event: init is over
+//!     │◄─ Log* ── Usage? ── Idle ────│   the runtime asked for its first event: init is over; Usage from a VM only
 //!     │   (or InitError / RuntimeExited)
 //!     │── Invoke ───────────────────►│
 //!     │◄── Log* ── ResponseHead ─────│
 //!     │◄── ResponseChunk* ───────────│
-//!     │◄── ResponseEnd ── Idle ──────│   Idle: the runtime asked for its next event
+//!     │◄─ ResponseEnd ─ Usage? ─ Idle│   Idle: the runtime asked for its next event
 //!     │   (or InvocationError, RuntimeExited)
 //!     │── Shutdown ─────────────────►│   the agent ends, and with it every process of the environment
 //! ```
@@ -27,12 +27,13 @@
 
 mod codec;
 mod frame;
+pub mod guest;
 
 pub use codec::{DecodeError, Decoder};
-pub use frame::{AgentFrame, Invoke, InvokerFrame, LogStream, ResponseMode, Start};
+pub use frame::{AgentFrame, Invoke, InvokerFrame, LogStream, ResponseMode, Start, Usage};
 
 /// Largest frame, bytes: the largest payload (6 MB + 100) and room for headers.
 pub const MAX_FRAME: usize = 8 * 1024 * 1024;
 
 /// Version of these frames, in `Start` and `Hello`. An agent and an invoker of different versions refuse each other.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;

@@ -2,7 +2,7 @@
 
 use proptest::{collection::vec, option, prelude::*};
 use protocol::{
-    AgentFrame, DecodeError, Decoder, Invoke, InvokerFrame, LogStream, MAX_FRAME, ResponseMode, Start,
+    AgentFrame, DecodeError, Decoder, Invoke, InvokerFrame, LogStream, MAX_FRAME, ResponseMode, Start, Usage,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -79,6 +79,9 @@ fn agent_frame() -> impl Strategy<Value = AgentFrame> {
             .prop_map(|(request_id, bytes)| AgentFrame::ResponseTooLarge { request_id, bytes }),
         any::<i32>().prop_map(|status| AgentFrame::RuntimeExited { status }),
         text().prop_map(|reason| AgentFrame::StartFailed { reason }),
+        (any::<u64>(), any::<bool>()).prop_map(|(memory_peak, out_of_memory)| {
+            AgentFrame::Usage(Usage { memory_peak, out_of_memory })
+        }),
     ]
 }
 

@@ -14,7 +14,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { api: RuntimeApi::new(LIMIT), decoder: Decoder::new() }
+        Self { api: RuntimeApi::new(LIMIT, None), decoder: Decoder::new() }
     }
 
     fn open(&mut self) -> usize {
@@ -407,4 +407,26 @@ fn connections_are_bounded_and_finished_ones_make_room() {
     world.say(places[3], "GET / HTTP/1.0\r\n\r\n");
     assert_eq!(world.api.open(), Some(places[3]));
     assert_eq!(world.api.open(), None);
+}
+
+/// Counts how often it was asked.
+#[derive(Debug)]
+struct Asked(u64);
+
+impl Measure for Asked {
+    fn usage(&mut self) -> Usage {
+        self.0 += 1;
+        Usage { memory_peak: self.0, out_of_memory: self.0 > 1 }
+    }
+}
+
+#[test]
+fn what_was_used_is_told_before_what_ends_the_use() {
+    let mut world = World { api: RuntimeApi::new(LIMIT, Some(Box::new(Asked(0)))), decoder: Decoder::new() };
+    let place = world.open();
+    world.next(place);
+    let usage = |memory_peak, out_of_memory| AgentFrame::Usage(Usage { memory_peak, out_of_memory });
+    assert_eq!(world.frames(), [usage(1, false), AgentFrame::Idle]);
+    world.api.runtime_exited(-9);
+    assert_eq!(world.frames(), [usage(2, true), AgentFrame::RuntimeExited { status: -9 }]);
 }
