@@ -1,5 +1,6 @@
-//! Builds what runs inside environments (the agent, and the jail that starts it) as small static programs, so that the
-//! server can carry them in itself: one binary to install, and no file that an environment could find or replace.
+//! Builds what runs in and around environments (the agent, the jail that starts it, the monitor of its VM) as small static
+//! programs, so that the server can carry them in itself: one binary to install, and no file that an environment could
+//! find or replace.
 
 use std::{
     env,
@@ -7,11 +8,13 @@ use std::{
     process::Command,
 };
 
+const PROGRAMS: [&str; 3] = ["agent", "jail", "vmm"];
+
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let sandbox = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let host = env::var("HOST").expect("cargo sets HOST");
-    for input in ["agent", "jail", "protocol", "../Cargo.lock"] {
+    for input in ["agent", "jail", "protocol", "vmm", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", sandbox.join(input).display());
     }
 
@@ -19,7 +22,7 @@ fn main() {
     let target =
         out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target directory").join("guest");
     let built = build(&sandbox, &target, &host);
-    for program in ["agent", "jail"] {
+    for program in PROGRAMS {
         std::fs::copy(built.join(program), out.join(program)).expect("copy a guest program to OUT_DIR");
     }
 }
@@ -40,7 +43,8 @@ fn build(sandbox: &Path, target: &Path, host: &str) -> PathBuf {
     let status = cargo
         .current_dir(sandbox)
         .args(["build", "--quiet", "--locked", "--profile", "guest", "--target", host])
-        .args(["--package", "agent", "--package", "jail", "--bin", "agent", "--bin", "jail"])
+        // Each is a package with a program of the same name.
+        .args(PROGRAMS.iter().flat_map(|program| ["--package", program, "--bin", program]))
         .arg("--target-dir")
         .arg(target)
         // Naming the target keeps these flags away from build scripts and procedural macros.

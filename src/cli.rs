@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    command::{completions, config, demo, doctor, env, logs, runtimes, serve},
+    command::{completions, config, demo, doctor, env, kernel, logs, runtimes, serve},
     config::Layers,
 };
 
@@ -20,6 +20,7 @@ const SYSTEM_CONFIG: &str = "/etc/waterwheel/waterwheel.toml";
 First steps:
   waterwheel doctor                    what this machine can do
   waterwheel runtimes build            make the runtimes' root file systems
+  waterwheel kernel build              make the kernel that microVMs boot
   waterwheel serve &                   start the server
   eval \"$(waterwheel env)\"             point the AWS CLI and SDKs of this shell here
   aws lambda list-functions
@@ -69,16 +70,17 @@ pub(crate) enum Command {
     Doctor(doctor::Arguments),
     Env(env::Arguments),
     Runtimes(runtimes::Arguments),
+    Kernel(kernel::Arguments),
     Logs(logs::Arguments),
     Config(config::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),
 }
 
-/// The flag of every command that looks for runtimes.
+/// The flag of every command that looks for runtimes or kernels.
 #[derive(Debug, Args)]
 pub(crate) struct RuntimesDir {
-    /// Directory of runtime root file systems [default: runtimes.dir, or `runtimes` in the data directory]
+    /// Directory of runtime root file systems and guest kernels [default: runtimes.dir, or `runtimes` in the data directory]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) runtimes_dir: Option<PathBuf>,
 }

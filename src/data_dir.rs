@@ -7,7 +7,7 @@
 //!     endpoint            the URL of the running server; absent while none runs    (here)
 //!     code/               memory: unsealed code, seen by the server alone          (sandbox)
 //!     logs/ …             sealed logs of functions                                 (control)
-//!     runtimes/           root file systems, unless runtimes.dir says otherwise    (image)
+//!     runtimes/           root file systems and guest kernels, unless runtimes.dir says otherwise (image)
 //! ```
 
 use std::{

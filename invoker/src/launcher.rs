@@ -6,7 +6,7 @@ use std::{
 };
 
 use control::ControlPlane;
-use sandbox::{CodeTree, Environment, EnvironmentSpec, Isolation, StartError};
+use sandbox::{Code, Environment, EnvironmentSpec, Isolation, StartError};
 use tokio::sync::Mutex;
 use types::FunctionSpec;
 
@@ -26,7 +26,7 @@ pub(crate) struct Launcher {
 
 /// The unsealed code of one deployment, while environments need it.
 #[derive(Default)]
-pub(crate) struct CodeCell(Mutex<Weak<CodeTree>>);
+pub(crate) struct CodeCell(Mutex<Weak<Code>>);
 
 /// A started environment and the memory set aside for it.
 pub(crate) struct Launched {
@@ -69,27 +69,23 @@ impl Launcher {
     }
 
     /// The code that other environments of the deployment use already, or a fresh copy.
-    async fn code(
-        &self,
-        function: &Arc<FunctionSpec>,
-        cell: &CodeCell,
-    ) -> Result<Arc<CodeTree>, InvokeError> {
+    async fn code(&self, function: &Arc<FunctionSpec>, cell: &CodeCell) -> Result<Arc<Code>, InvokeError> {
         // Held while unsealing, so that many cold starts at once unseal once.
         let mut cell = cell.0.lock().await;
-        if let Some(tree) = cell.upgrade() {
-            return Ok(tree);
+        if let Some(code) = cell.upgrade() {
+            return Ok(code);
         }
-        let (control, function) = (self.control.clone(), function.clone());
+        let (control, isolation, function) = (self.control.clone(), self.isolation.clone(), function.clone());
         let directory = self.code_directory.join(function.deployment.to_string());
-        let tree = tokio::task::spawn_blocking(move || {
+        let code = tokio::task::spawn_blocking(move || {
             let image = control.open_code_image(&function).map_err(unreadable)?;
-            CodeTree::unpack(&image, directory).map_err(unreadable)
+            isolation.open_code(&image, directory).map_err(unreadable)
         })
         .await
         .map_err(unreadable)??;
-        let tree = Arc::new(tree);
-        *cell = Arc::downgrade(&tree);
-        Ok(tree)
+        let code = Arc::new(code);
+        *cell = Arc::downgrade(&code);
+        Ok(code)
     }
 
     fn start_failed(&self, function: &FunctionSpec, error: StartError) -> InvokeError {

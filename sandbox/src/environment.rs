@@ -7,12 +7,16 @@ use std::{
     time::Instant,
 };
 
-use image::CodeTree;
 use jail::cgroup::{Cgroup, CpuQuota};
-use protocol::{AgentFrame, DecodeError, Decoder, InvokerFrame};
+use protocol::{AgentFrame, DecodeError, Decoder, InvokerFrame, Usage};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use tokio::sync::Notify;
 use types::limits;
 
-use crate::{jails::Jails, stream::AgentStream, uids::UidLease};
+use crate::{Code, stream::AgentStream, uids::UidLease};
 
 /// Room made for each read: most frames of a warm invocation arrive in one.
 const READ_BYTES: usize = 32 * 1024;
@@ -20,6 +24,9 @@ const READ_BYTES: usize = 32 * 1024;
 const KEEP_BYTES: usize = 256 * 1024;
 /// Most of a failed environment's last words that are kept.
 const DIAGNOSTICS_BYTES: u64 = 4096;
+
+/// How long an environment whose stream has ended may take to say why.
+const LAST_WORDS_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 /// The environment is gone, or its agent no longer speaks the protocol: nothing more will come.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +48,12 @@ pub struct Environment {
     cpu_after_init: CpuQuota,
     started: Instant,
     remains: Option<Remains>,
+    /// What the agent said last of memory, where only it can see it.
+    usage: Option<Usage>,
+    /// The stream has ended, and not because we asked for it.
+    lost: bool,
     /// To be told when the init phase is over.
-    jails: Arc<Jails>,
+    init_over: Arc<Notify>,
 }
 
 /// What must be cleared away when an environment ends.
@@ -51,7 +62,7 @@ pub(crate) struct Remains {
     pub(crate) jail: Child,
     pub(crate) cgroup: Cgroup,
     /// Held so that the code stays in memory as long as it is mounted, and the uids are not given to another.
-    pub(crate) code: Option<Arc<CodeTree>>,
+    pub(crate) code: Option<Arc<Code>>,
     pub(crate) uids: UidLease,
 }
 
@@ -60,7 +71,7 @@ impl Environment {
         stream: AgentStream,
         cpu_after_init: CpuQuota,
         remains: Remains,
-        jails: Arc<Jails>,
+        init_over: Arc<Notify>,
     ) -> Self {
         Self {
             stream,
@@ -69,7 +80,9 @@ impl Environment {
             cpu_after_init,
             started: Instant::now(),
             remains: Some(remains),
-            jails,
+            usage: None,
+            lost: false,
+            init_over,
         }
     }
 
@@ -90,18 +103,25 @@ impl Environment {
         Ok(())
     }
 
-    /// Waits for the agent's next frame. Cancel safe: what has arrived stays for the next call.
+    /// Waits for the agent's next frame about the function. Cancel safe: what has arrived stays for the next call.
     pub async fn recv(&mut self) -> Result<AgentFrame, EnvironmentGone> {
         loop {
-            if let Some(frame) = AgentFrame::decode(&mut self.decoder)? {
-                return Ok(frame);
+            match AgentFrame::decode(&mut self.decoder)? {
+                Some(AgentFrame::Usage(usage)) => {
+                    self.usage = Some(usage);
+                    continue;
+                }
+                Some(frame) => return Ok(frame),
+                None => {}
             }
             let buffer = self.decoder.buffer();
             if buffer.is_empty() && buffer.capacity() > KEEP_BYTES {
                 *buffer = Vec::new();
             }
             buffer.reserve(READ_BYTES);
-            if self.stream.read_into(buffer).await? == 0 {
+            let read = self.stream.read_into(buffer).await;
+            self.lost = !matches!(read, Ok(1..));
+            if read? == 0 {
                 return Err(EnvironmentGone::Closed);
             }
         }
@@ -109,64 +129,97 @@ impl Environment {
 
     /// The init phase is over: from now on the environment gets CPU in proportion to its memory.
     pub fn end_init_boost(&self) -> io::Result<()> {
-        self.jails.replace_taken();
+        self.init_over.notify_one();
         self.remains.as_ref().map_or(Ok(()), |remains| remains.cgroup.set_cpu(Some(self.cpu_after_init)))
     }
 
-    /// Most memory the environment has used, bytes; 0 if the kernel does not say.
+    /// Most memory the environment has used, bytes; 0 if the kernel does not say. The agent knows better than the cgroup,
+    /// which counts what the environment's walls take too, where it says anything.
     #[must_use]
     pub fn memory_peak(&self) -> u64 {
-        self.remains.as_ref().and_then(|remains| remains.cgroup.memory_peak().ok()).unwrap_or(0)
+        let by_cgroup = || self.remains.as_ref().and_then(|remains| remains.cgroup.memory_peak().ok());
+        self.usage.map(|usage| usage.memory_peak).or_else(by_cgroup).unwrap_or(0)
     }
 
     /// Whether the kernel ended a process of this environment because its memory was used up.
     #[must_use]
     pub fn out_of_memory(&self) -> bool {
-        self.remains
-            .as_ref()
-            .and_then(|remains| remains.cgroup.oom_kills().ok())
-            .is_some_and(|kills| kills > 0)
+        let by_cgroup = || self.remains.as_ref().and_then(|remains| remains.cgroup.oom_kills().ok());
+        self.usage.is_some_and(|usage| usage.out_of_memory) || by_cgroup().is_some_and(|kills| kills > 0)
     }
 
     /// Asks the agent to end the environment, then makes sure of it, within [`limits::SHUTDOWN_TIMEOUT`] and what the
     /// kernel needs. Nothing of the environment is left when this returns.
     pub async fn stop(mut self) {
+        let lost = self.lost;
         let ended = async {
             if self.send(&InvokerFrame::Shutdown).await.is_ok() {
                 while self.recv().await.is_ok() {}
             }
         };
         let _ = tokio::time::timeout(limits::SHUTDOWN_TIMEOUT, ended).await;
+        // What ended since was asked to.
+        self.lost = lost;
+        self.end().await;
+    }
+
+    /// Ends the environment at once.
+    pub(crate) async fn end(mut self) {
+        let lost = self.lost;
         if let Some(remains) = self.remains.take() {
-            let _ = tokio::task::spawn_blocking(|| remains.clear()).await;
+            let _ = tokio::task::spawn_blocking(move || remains.clear_and_tell(lost)).await;
         }
     }
 
-    /// Ends the environment at once and returns what the jail or the agent said last.
+    /// Ends an environment whose stream has ended, and returns what its programs said last. They get a moment to say it.
     pub(crate) async fn last_words(mut self) -> String {
         let Some(remains) = self.remains.take() else {
             return String::new();
         };
-        tokio::task::spawn_blocking(|| remains.clear()).await.unwrap_or_default()
+        let clear = || {
+            remains.let_end(LAST_WORDS_TIMEOUT);
+            remains.clear()
+        };
+        tokio::task::spawn_blocking(clear).await.unwrap_or_default()
     }
 }
 
 impl Drop for Environment {
     fn drop(&mut self) {
         // Its init phase may never have come to an end.
-        self.jails.replace_taken();
+        self.init_over.notify_one();
         let Some(remains) = self.remains.take() else {
             return;
         };
         // Ending processes and removing a cgroup may wait for the kernel: not on a task's thread.
+        let lost = self.lost;
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(|| remains.clear())),
-            Err(_) => drop(remains.clear()),
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remains.clear_and_tell(lost))),
+            Err(_) => remains.clear_and_tell(lost),
         }
     }
 }
 
 impl Remains {
+    /// Waits until the jail has ended by itself, for at most `timeout`.
+    fn let_end(&self, timeout: Timespec) {
+        let pidfd = pidfd_open(Pid::from_child(&self.jail), PidfdFlags::empty());
+        if let Ok(pidfd) = pidfd {
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+        }
+    }
+
+    /// As [`Self::clear`]. If the environment was `lost`, its programs get a moment to say why, and the log has it.
+    fn clear_and_tell(self, lost: bool) {
+        if lost {
+            self.let_end(LAST_WORDS_TIMEOUT);
+        }
+        let words = self.clear();
+        if lost && !words.is_empty() {
+            tracing::warn!(words, "an environment ended by itself");
+        }
+    }
+
     /// Ends every process, removes the cgroup, and returns the jail's last words. Blocks for as long as the kernel needs.
     pub(crate) fn clear(mut self) -> String {
         // PID 1 dies with the jail (it asked the kernel for that), and the whole pid namespace with PID 1.

@@ -1,12 +1,12 @@
 //! What every kind of isolation offers.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use image::CodeTree;
+use image::UnpackError;
 use types::FunctionSpec;
 
-use crate::Environment;
+use crate::{Code, Environment};
 
 /// What an environment is made from.
 #[derive(Clone)]
@@ -14,8 +14,8 @@ pub struct EnvironmentSpec {
     pub function: Arc<FunctionSpec>,
     /// The customer's variables, opened for this environment only.
     pub variables: BTreeMap<String, String>,
-    /// The code of exactly this deployment; shared read-only by its environments.
-    pub code: Arc<CodeTree>,
+    /// The code of exactly this deployment, from [`Isolation::open_code`]; shared read-only by its environments.
+    pub code: Arc<Code>,
     /// As `AWS_LAMBDA_LOG_STREAM_NAME` shows it.
     pub log_stream: String,
 }
@@ -34,6 +34,16 @@ pub enum StartError {
     RuntimeNotInstalled { runtime: String },
     #[error("cannot make the environment's cgroup")]
     Cgroup(#[source] std::io::Error),
+    #[error("runtime {runtime} has no disk image: build it again (waterwheel runtimes build)")]
+    NoImage { runtime: String },
+    #[error("the disk image of runtime {runtime} cannot be opened")]
+    Image {
+        runtime: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("the code was opened for another kind of isolation")]
+    Code,
     #[error("cannot start the jail")]
     Spawn(#[source] std::io::Error),
     /// The jail or the agent stopped before it could speak; its last words follow.
@@ -51,6 +61,10 @@ pub enum StartError {
 /// has begun, at full CPU). Dropping the future, or the environment, leaves no process, mount, cgroup or file behind.
 pub trait Isolation: Send + Sync + 'static {
     fn start(&self, spec: EnvironmentSpec) -> BoxFuture<'_, Result<Environment, StartError>>;
+
+    /// Makes a deployment's code, from its squashfs image, what its environments need. `directory` does not exist yet; its
+    /// parent is in memory. Dropping the code leaves nothing there. Blocks.
+    fn open_code(&self, image: &[u8], directory: PathBuf) -> Result<Code, UnpackError>;
 
     /// Ends what was prepared for environments to come; no more is prepared. Blocks for as long as the kernel needs.
     fn close(&self);

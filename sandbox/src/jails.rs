@@ -11,18 +11,12 @@
 
 use std::{
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{net::UnixStream as StdUnixStream, process::CommandExt},
-    },
-    path::Path,
-    process::{Child, Command, Stdio},
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use command_fds::{CommandFdExt, FdMapping};
 use jail::{
-    Controls, Files, JailSpec,
+    Controls, Files, JailSpec, Program,
     cgroup::{Cgroup, Hierarchy, Limits},
 };
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair};
@@ -30,16 +24,11 @@ use tokio::sync::Notify;
 use types::{MemorySize, limits};
 
 use crate::{
-    StartError,
+    Code, StartError,
     environment::Remains,
-    guest::GuestPrograms,
+    guest::{GuestPrograms, spawn_jail},
     uids::{UidLease, UidPool},
 };
-
-/// Descriptors on which the jail finds what it needs; its half of the contract is in `jail::enter`.
-const SPEC_FD: i32 = 3;
-const PROGRAM_FD: i32 = 4;
-const STREAM_FD: i32 = 5;
 
 /// Processes and threads an environment may have (developer guide: 1,024).
 const MAX_PIDS: u64 = 1024;
@@ -59,7 +48,7 @@ pub(crate) struct Jails {
     /// Held while jails are prepared ahead.
     refilling: Mutex<()>,
     /// Told when an environment's init phase is over.
-    replace: Notify,
+    replace: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -87,7 +76,7 @@ impl Jails {
             ahead,
             waiting: Mutex::default(),
             refilling: Mutex::default(),
-            replace: Notify::new(),
+            replace: Arc::default(),
         })
     }
 
@@ -107,6 +96,7 @@ impl Jails {
             // As Lambda shows it: a link-local address, the same everywhere.
             hostname: "169.254.100.1".to_owned(),
             cgroups: cgroup.procs_dirs(),
+            program: Program::Agent,
             controls: Controls::default(),
         };
         self.spawn(&spec, cgroup, uids).map_err(StartError::Spawn)
@@ -119,7 +109,8 @@ impl Jails {
         let (documents, its_documents) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         send_document(&documents, spec)?;
-        let jail = spawn_jail(&self.programs, its_documents, its_stream)?;
+        let jail =
+            spawn_jail(&self.programs.jail, its_documents, &self.programs.agent, its_stream, Vec::new())?;
         let remains = Some(Remains { jail, cgroup, code: None, uids });
         Ok(PreparedJail { remains, stream, documents })
     }
@@ -175,6 +166,11 @@ impl Jails {
         self.replace.notify_one();
     }
 
+    /// What an environment tells when its init phase is over.
+    pub(crate) fn init_over(&self) -> Arc<Notify> {
+        self.replace.clone()
+    }
+
     pub(crate) async fn replacing(&self) {
         self.replace.notified().await;
     }
@@ -200,7 +196,7 @@ impl PreparedJail {
         mut self,
         memory: MemorySize,
         files: &Files,
-        code: Arc<image::CodeTree>,
+        code: Arc<Code>,
     ) -> Result<(StdUnixStream, Remains), StartError> {
         let stream = self.stream.try_clone().map_err(StartError::Spawn)?;
         let Some(mut remains) = self.remains.take() else {
@@ -242,24 +238,4 @@ fn send_document(to: &OwnedFd, document: &impl serde::Serialize) -> io::Result<(
     // One message is sent whole or not at all.
     send(to, &json, SendFlags::NOSIGNAL)?;
     Ok(())
-}
-
-fn spawn_jail(programs: &GuestPrograms, documents: OwnedFd, stream: StdUnixStream) -> io::Result<Child> {
-    let mapping = |parent_fd: OwnedFd, child_fd| FdMapping { parent_fd, child_fd };
-    let program = programs.jail.as_raw_fd();
-    let mut command = Command::new(Path::new("/proc/self/fd").join(program.to_string()));
-    command
-        .arg0("waterwheel-jail")
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
-        .fd_mappings(vec![
-            mapping(documents, SPEC_FD),
-            mapping(programs.agent.try_clone()?, PROGRAM_FD),
-            mapping(stream.into(), STREAM_FD),
-        ])
-        .map_err(io::Error::other)?;
-    command.spawn()
 }

@@ -16,19 +16,26 @@
 
 #![forbid(unsafe_code)]
 
+mod code;
 mod environment;
+mod greeting;
 mod guest;
 mod isolation;
 mod jails;
+mod microvm;
 mod process;
 mod stream;
 mod uids;
 mod variables;
 mod worker;
 
+pub use code::{Code, CodeImage};
 pub use environment::{Environment, EnvironmentGone};
-pub use image::{CodeTree, RuntimeCatalog};
+pub use image::{RuntimeCatalog, UnpackError};
 pub use isolation::{EnvironmentSpec, Isolation, StartError};
+pub use microvm::{
+    MicrovmIsolation, MicrovmIsolationConfig, NoMicrovm, has_hardware_virtualisation, test_boot,
+};
 pub use process::{ProcessIsolation, ProcessIsolationConfig};
 pub use protocol::{AgentFrame, Invoke, InvokerFrame, LogStream, ResponseMode};
 pub use worker::{PrepareError, WorkerDirectory};

@@ -10,23 +10,21 @@
 //! The jail watches this process and ends its environment when this process ends, however that happens; only the cgroup is
 //! left then, and the next start of the worker removes it.
 
-use std::{io, os::unix::net::UnixStream as StdUnixStream, sync::Arc, time::Duration};
+use std::{io, os::unix::net::UnixStream as StdUnixStream, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
-use image::{InstalledRuntime, RuntimeCatalog};
+use image::{InstalledRuntime, RuntimeCatalog, UnpackError};
 use jail::{
     Bind, Files,
     cgroup::{Hierarchy, cpu_quota_for},
 };
-use protocol::{AgentFrame, InvokerFrame, Start};
-use types::limits;
 
 use crate::{
-    Environment, EnvironmentSpec, Isolation, StartError,
+    Code, Environment, EnvironmentSpec, Isolation, StartError,
     environment::Remains,
+    greeting::{greet, start_frame},
     jails::{Jails, PreparedJail},
     stream::AgentStream,
-    variables,
 };
 
 /// Bounds of process isolation.
@@ -87,7 +85,7 @@ impl ProcessIsolation {
         spec: &EnvironmentSpec,
         runtime: &InstalledRuntime,
     ) -> Result<Environment, StartError> {
-        let files = files(spec, runtime);
+        let files = files(spec, runtime)?;
         let (jails, memory, code) = (self.jails.clone(), spec.function.memory, spec.code.clone());
         let admit = move || {
             let prepared = prepared.map_or_else(|| jails.prepare(), Ok)?;
@@ -98,7 +96,7 @@ impl ProcessIsolation {
             .await
             .map_err(|error| StartError::Spawn(io::Error::other(error)))??;
         let environment = self.environment(spec, stream, remains)?;
-        self.greet(environment, &start(spec, runtime, uids)).await
+        greet(environment, &start_frame(spec, runtime, uids), self.config.setup_timeout).await
     }
 
     fn environment(
@@ -109,25 +107,7 @@ impl ProcessIsolation {
     ) -> Result<Environment, StartError> {
         let stream = AgentStream::new(stream).map_err(StartError::Spawn)?;
         let cpu = cpu_quota_for(u64::from(spec.function.memory.0));
-        Ok(Environment::new(stream, cpu, remains, self.jails.clone()))
-    }
-
-    /// Tells the agent what to start and waits until it has.
-    async fn greet(
-        &self,
-        mut environment: Environment,
-        start: &InvokerFrame,
-    ) -> Result<Environment, StartError> {
-        let answer = async {
-            environment.send(start).await.ok()?;
-            environment.recv().await.ok()
-        };
-        match tokio::time::timeout(self.config.setup_timeout, answer).await {
-            Err(_) => Err(StartError::TimedOut(self.config.setup_timeout)),
-            Ok(Some(AgentFrame::Hello { version: protocol::VERSION })) => Ok(environment),
-            Ok(Some(AgentFrame::StartFailed { reason })) => Err(StartError::Runtime(reason)),
-            Ok(_) => Err(StartError::Setup { diagnostics: environment.last_words().await }),
-        }
+        Ok(Environment::new(stream, cpu, remains, self.jails.init_over()))
     }
 }
 
@@ -140,6 +120,10 @@ impl Drop for ProcessIsolation {
 impl Isolation for ProcessIsolation {
     fn start(&self, spec: EnvironmentSpec) -> BoxFuture<'_, Result<Environment, StartError>> {
         Box::pin(self.start_environment(spec))
+    }
+
+    fn open_code(&self, image: &[u8], directory: PathBuf) -> Result<Code, UnpackError> {
+        Code::tree(image, directory)
     }
 
     fn close(&self) {
@@ -163,27 +147,14 @@ async fn keep_prepared(jails: Arc<Jails>) {
     }
 }
 
-fn files(spec: &EnvironmentSpec, runtime: &InstalledRuntime) -> Files {
-    let code = Bind { source: spec.code.path().to_owned(), target: "/var/task".into(), read_only: true };
-    Files {
+fn files(spec: &EnvironmentSpec, runtime: &InstalledRuntime) -> Result<Files, StartError> {
+    let Code::Tree(code) = &*spec.code else {
+        return Err(StartError::Code);
+    };
+    let code = Bind { source: code.path().to_owned(), target: "/var/task".into(), read_only: true };
+    Ok(Files {
         root: runtime.root.clone(),
         binds: vec![code],
         tmp_bytes: spec.function.ephemeral_storage.bytes(),
-    }
-}
-
-fn start(
-    spec: &EnvironmentSpec,
-    runtime: &InstalledRuntime,
-    (agent_uid, function_uid): (u32, u32),
-) -> InvokerFrame {
-    InvokerFrame::Start(Start {
-        version: protocol::VERSION,
-        command: runtime.command.clone(),
-        directory: runtime.directory.clone(),
-        variables: variables::for_runtime(spec, runtime),
-        function_uid,
-        agent_uid,
-        response_limit: u32::try_from(limits::SYNC_RESPONSE_BYTES).unwrap_or(u32::MAX),
     })
 }

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod env;
+pub(crate) mod kernel;
 pub(crate) mod logs;
 pub(crate) mod runtimes;
 pub(crate) mod serve;
@@ -28,6 +29,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Doctor(arguments) => doctor::run(&global, &arguments),
         Command::Env(arguments) => env::run(&global, &arguments),
         Command::Runtimes(arguments) => runtimes::run(&global, &arguments),
+        Command::Kernel(arguments) => kernel::run(&global, &arguments),
         Command::Logs(arguments) => logs::run(&global, &arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),

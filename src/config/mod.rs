@@ -66,6 +66,7 @@ pub(crate) struct Account {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
     Auto,
+    Microvm,
     Process,
 }
 
@@ -270,9 +271,8 @@ mod tests {
             ("[server]\nmax_connections = 0", "w.toml: server.max_connections = 0: expected 1 or more"),
             ("[account]\nid = \"42\"", "w.toml: account.id = \"42\": expected a twelve-digit account"),
             (
-                "[environments]\nisolation = \"microvm\"",
-                "w.toml: environments.isolation = \"microvm\": expected \"auto\" or \"process\" \
-                 (microVM isolation is not built yet)",
+                "[environments]\nisolation = \"vm\"",
+                "w.toml: environments.isolation = \"vm\": expected \"auto\", \"microvm\" or \"process\"",
             ),
             (
                 "[environments]\nuid_base = 0",

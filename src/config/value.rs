@@ -104,11 +104,12 @@ impl Read for Auth {
 }
 
 impl Read for Isolation {
-    const EXPECTED: &'static str = "\"auto\" or \"process\" (microVM isolation is not built yet)";
+    const EXPECTED: &'static str = "\"auto\", \"microvm\" or \"process\"";
 
     fn read(value: &Value) -> Option<Self> {
         match value.as_str()? {
             "auto" => Some(Self::Auto),
+            "microvm" => Some(Self::Microvm),
             "process" => Some(Self::Process),
             _ => None,
         }

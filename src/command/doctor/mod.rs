@@ -19,7 +19,7 @@ use crate::{
 /// Say what this machine can do, what that means, and what to do about it
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: 0 where functions can run in process isolation, 1 where they cannot.
+Exit status: 0 where functions can run, if only in process isolation, 1 where they cannot.
 
 Example:
   waterwheel doctor --json | jq '.[] | select(.mark != \"ok\")'")]
@@ -71,7 +71,9 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
 }
 
 fn examine(dir: &DataDir, config: &Config) -> Vec<Finding> {
-    let mut findings = vec![kvm::examine(), isolation::user()];
+    let uid_base = config.environments.uid_base;
+    let mut findings = Vec::from(kvm::examine(&dir.runtimes(config), uid_base));
+    findings.push(isolation::user());
     findings.extend(isolation::examine());
     findings.push(disk::sync_speed(dir.path()));
     findings.push(disk::swap());
@@ -86,7 +88,7 @@ fn can_run(findings: &[Finding]) -> bool {
 fn conclusion(findings: &[Finding]) -> String {
     let count = |mark| findings.iter().filter(|finding| finding.mark == mark).count();
     let verdict = if can_run(findings) {
-        "functions can run here, in process isolation"
+        "functions can run here"
     } else {
         "functions cannot run here until the required lines above are put right"
     };

@@ -8,6 +8,7 @@
 //!   a second signal  end at once; what is durable stays so, and environments die with this process
 //! ```
 
+mod isolation;
 mod process;
 mod signals;
 mod stack;
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     /// Take requests without signatures; only on a loopback address
     #[arg(long)]
     no_auth: bool,
+    /// What separates functions from this machine: auto, microvm or process [default: environments.isolation]
+    #[arg(long, value_name = "KIND")]
+    isolation: Option<String>,
     #[command(flatten)]
     runtimes_dir: RuntimesDir,
 }
@@ -125,6 +129,9 @@ impl Arguments {
         if self.no_auth {
             layers.add_flag("server", "auth", "--no-auth".into(), "disabled".into());
         }
+        if let Some(kind) = &self.isolation {
+            layers.add_flag("environments", "isolation", "--isolation".into(), kind.clone());
+        }
         self.runtimes_dir.add_to(layers);
     }
 }
@@ -138,6 +145,7 @@ mod tests {
         let arguments = Arguments {
             listen: Some("0.0.0.0:1".into()),
             no_auth: true,
+            isolation: None,
             runtimes_dir: RuntimesDir { runtimes_dir: None },
         };
         let mut layers = Layers::defaults();

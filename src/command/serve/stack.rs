@@ -9,11 +9,11 @@ use ingest::{Authentication, Probes, Server, Services, TlsFiles};
 use invoker::Invoker;
 use jail::cgroup::Hierarchy;
 use metrics_exporter_prometheus::PrometheusHandle;
-use sandbox::{ProcessIsolation, ProcessIsolationConfig, WorkerDirectory};
+use sandbox::WorkerDirectory;
 use tokio_util::sync::CancellationToken;
 use types::{Clock, Keys, RuntimeName, SystemClock};
 
-use super::process;
+use super::{isolation, process};
 use crate::{
     config::{Auth, Config},
     data_dir::DataDir,
@@ -52,15 +52,14 @@ impl Stack {
         // The lock is ours from here.
         data.forget_endpoint().context("cannot remove the endpoint of a server that was killed")?;
         let logs = open_logs(config, data, keyring)?;
-        let isolation_config = isolation_config(config, data);
-        let cgroup = isolation_config.cgroup.clone();
-        let isolation = ProcessIsolation::open(isolation_config, runtimes)
-            .context("cannot isolate processes here (`waterwheel doctor` says more)")?;
+        // What is found in the group at start is taken for leftovers: two servers must never share one.
+        let cgroup = format!("{}-{}", config.environments.cgroup, data.tag());
+        let isolation = isolation::open(&config.environments, &cgroup, runtimes).await?;
         invoker::metrics::describe();
         let invoker = Invoker::start(invoker::Parts {
             config: invoker_config(config),
             control: control.clone(),
-            isolation: Arc::new(isolation),
+            isolation,
             logs: Arc::new(logs.clone()),
             clock: clock.clone(),
             code_directory: code.path().to_owned(),
@@ -136,17 +135,6 @@ fn open_control(
 fn open_logs(config: &Config, data: &DataDir, keys: Arc<dyn Keys>) -> anyhow::Result<LogStore> {
     let bounds = LogConfig { retention_bytes: config.logs.bytes_per_function, ..LogConfig::new(data.logs()) };
     LogStore::open(bounds, keys).context("cannot open the function logs")
-}
-
-fn isolation_config(config: &Config, data: &DataDir) -> ProcessIsolationConfig {
-    let environments = &config.environments;
-    ProcessIsolationConfig {
-        // What is found in the group at start is taken for leftovers: two servers must never share one.
-        cgroup: format!("{}-{}", environments.cgroup, data.tag()),
-        uid_base: environments.uid_base,
-        prepared_jails: environments.prepared_jails,
-        setup_timeout: environments.setup_timeout,
-    }
 }
 
 fn invoker_config(config: &Config) -> invoker::Config {

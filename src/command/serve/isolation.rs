@@ -1,0 +1,89 @@
+//! Which isolation the server gives its functions, and that it says so.
+//!
+//! ```text
+//!   process    process isolation
+//!   microvm    a test boot; the server does not start without it
+//!   auto       a test boot; microVMs if it succeeds, else process isolation, loudly
+//! ```
+//!
+//! `microvm` never falls back: who asks for a kernel for each function is not to share one without noticing.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use image::RuntimeCatalog;
+use sandbox::{
+    Isolation, MicrovmIsolation, MicrovmIsolationConfig, NoMicrovm, ProcessIsolation, ProcessIsolationConfig,
+    test_boot,
+};
+
+use crate::config::{self, Environments};
+
+/// `group` is the cgroup of all environments; whatever is in it is a leftover and is ended.
+pub(super) async fn open(
+    environments: &Environments,
+    group: &str,
+    runtimes: RuntimeCatalog,
+) -> anyhow::Result<Arc<dyn Isolation>> {
+    match environments.isolation {
+        config::Isolation::Process => process(environments, group, runtimes),
+        config::Isolation::Microvm => {
+            let isolation = microvm(environments, group, &runtimes).await;
+            Ok(Arc::new(isolation.context(
+                "environments.isolation = \"microvm\", but microVMs cannot run here (`waterwheel doctor` says more)",
+            )?))
+        }
+        config::Isolation::Auto => match microvm(environments, group, &runtimes).await {
+            Ok(isolation) => Ok(Arc::new(isolation)),
+            Err(reason) => {
+                tracing::warn!(
+                    %reason,
+                    "functions run in process isolation and share this machine's kernel: microVMs cannot run here"
+                );
+                process(environments, group, runtimes)
+            }
+        },
+    }
+}
+
+async fn microvm(
+    environments: &Environments,
+    group: &str,
+    runtimes: &RuntimeCatalog,
+) -> Result<MicrovmIsolation, NoMicrovm> {
+    let boot = test_boot(runtimes.dir(), group, environments.uid_base).await?;
+    tracing::info!(?boot, "functions run in microVMs: a test boot reached the agent");
+    let config = MicrovmIsolationConfig {
+        cgroup: group.to_owned(),
+        uid_base: environments.uid_base,
+        setup_timeout: environments.setup_timeout,
+    };
+    let isolation = MicrovmIsolation::open(config, runtimes.clone())?;
+    warn_without_images(runtimes);
+    Ok(isolation)
+}
+
+fn process(
+    environments: &Environments,
+    group: &str,
+    runtimes: RuntimeCatalog,
+) -> anyhow::Result<Arc<dyn Isolation>> {
+    let config = ProcessIsolationConfig {
+        cgroup: group.to_owned(),
+        uid_base: environments.uid_base,
+        prepared_jails: environments.prepared_jails,
+        setup_timeout: environments.setup_timeout,
+    };
+    let isolation = ProcessIsolation::open(config, runtimes)
+        .context("cannot isolate processes here (`waterwheel doctor` says more)")?;
+    Ok(Arc::new(isolation))
+}
+
+fn warn_without_images(runtimes: &RuntimeCatalog) {
+    for runtime in runtimes.list().into_iter().filter(|runtime| runtime.image.is_none()) {
+        tracing::warn!(
+            runtime = runtime.name,
+            "runtime has no disk image, so its functions cannot start: waterwheel runtimes build"
+        );
+    }
+}
