@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test lint bench soak clean setup-demo setup-test build runtimes functions
+.PHONY: help demo test test-microvm lint bench soak soak-devices soak-load clean setup-demo setup-test build runtimes kernel functions
 
 BIN := target/debug/waterwheel
 # Arguments of cargo build: the profile the tests use is the one that `cargo test` has built already.
@@ -21,7 +21,7 @@ SOAKS = $(patsubst loadtest/src/bin/soak-%,%,$(basename $(wildcard loadtest/src/
 
 help: ## Show this list
 	@echo "Waterwheel: make TARGET"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: setup-demo build runtimes functions ## Create and invoke two functions with the AWS CLI, from nothing
 	@$(SUDO) $(BIN) demo --aws $(VENV)/bin/aws --runtimes-dir target/runtimes --functions target/functions
@@ -34,12 +34,21 @@ lint: ## Formatting, lints, licences and sources of dependencies
 	@echo "lint: ok"
 
 test: lint setup-test ## Everything that must hold before a change is kept
-	@$(MAKE) build runtimes functions
+	@$(MAKE) build runtimes kernel functions
 	@echo "test: the service model is botocore's"; $(VENV)/bin/python ingest/model/extract.py --check
 	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
 	@echo "test: black box"
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
-	@echo "test: ok (lints, unit, property and black-box tests)"
+	@$(MAKE) test-microvm
+	@echo "test: ok (lints, unit, property, black-box and microVM tests)"
+
+test-microvm: ## What needs a KVM that boots kernels: directly, or nested in QEMU
+	@scripts/setup system venv microvm
+	@$(MAKE) build runtimes kernel functions
+	@tests/nested/suite.py build
+	@echo "test-microvm: the harness"; python3 tests/nested/test_harness.py
+	@$(SUDO) tests/nested/suite.py run
+	@echo "test-microvm: ok (what was proved is listed above)"
 
 bench: ## Measure: make bench NAME=invoke
 	@case " $(BENCHES) " in *" $(or $(NAME),?) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
@@ -50,8 +59,17 @@ bench: ## Measure: make bench NAME=invoke
 		--functions target/functions --out target/bench/$(NAME).json
 	@echo "bench: ok (target/bench/$(NAME).json)"
 
-soak: ## Run for long: make soak NAME=…
-	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: $(or $(SOAKS),none yet)" >&2; exit 2;; esac
+soak: ## Run for long: make soak NAME=devices
+	@if [ "$(NAME)" = devices ]; then $(MAKE) soak-devices; else $(MAKE) soak-load; fi
+
+# The devices of microVMs against hostile guests; hours.
+soak-devices:
+	@scripts/setup system
+	FUZZ_EXECUTIONS=100000000 cargo test --release --package vmm --test 'fuzz_*' -- --nocapture
+	@echo "soak: ok (100 million calls of each device)"
+
+soak-load:
+	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: devices $(SOAKS)" >&2; exit 2;; esac
 	@scripts/setup system
 	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
 	@mkdir -p target/soak
@@ -67,13 +85,16 @@ setup-demo:
 	@scripts/setup system venv
 
 setup-test:
-	@scripts/setup venv
+	@scripts/setup venv microvm
 
 build:
 	@echo "build: $(BIN)"; cargo build --quiet $(PROFILE)
 
 runtimes:
 	@$(SUDO) $(BIN) runtimes build --runtimes-dir target/runtimes
+
+kernel:
+	@$(SUDO) $(BIN) kernel build --runtimes-dir target/runtimes
 
 functions:
 	@tests/functions/build.sh

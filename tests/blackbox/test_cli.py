@@ -130,7 +130,7 @@ def test_logs_of_nobody_name_those_there_are(server, functions, noisy):
 def test_doctor_speaks_to_people_and_to_programs(server):
     people, programs = server.command("doctor"), server.command("doctor", "--json")
     assert people.returncode == programs.returncode == 0, people.stdout + people.stderr
-    for topic in ("kvm", "cgroup", "namespace", "seccomp", "disk", "runtime"):
+    for topic in ("kvm", "microvm", "cgroup", "namespace", "seccomp", "disk", "runtime"):
         assert re.search(topic, people.stdout, re.IGNORECASE), topic
         assert re.search(topic, programs.stdout, re.IGNORECASE), topic
     assert json.loads(programs.stdout)
@@ -156,7 +156,7 @@ def test_config_print_is_a_configuration_file(server, tmp_path, new_server):
     ("[server]\nmax_connections = 'few'\n", "max_connections.*few"),
     ("[server]\nlissen = 'x'\n", "lissen"), ("[servre]\n", "servre"),
     ("[environments]\nidle_timeout = 'soon'\n", "idle_timeout.*soon"), ("not toml", "line 1|TOML"),
-    ("[account]\nid = '12'\n", "id.*12"), ("[environments]\nisolation = 'microvm'\n", "microvm"),
+    ("[account]\nid = '12'\n", "id.*12"), ("[environments]\nisolation = 'vm'\n", "isolation.*vm"),
 ])
 def test_a_wrong_configuration_names_file_key_and_value(server, tmp_path, text, named):
     file = tmp_path / "wrong.toml"
@@ -172,9 +172,14 @@ def test_runtimes_list_names_what_is_built(server):
     assert done.returncode == 0 and "python3.11" in done.stdout and "provided.al2023" in done.stdout, done
 
 
+def test_kernel_list_without_a_kernel_says_how_to_build_one(server, tmp_path):
+    done = server.command("kernel", "list", "--runtimes-dir", str(tmp_path))
+    assert done.returncode == 0 and "waterwheel kernel build" in done.stdout, done
+
+
 def test_help_and_completions_are_there(server):
     helped = subprocess.run([BINARY, "--help"], capture_output=True, text=True, timeout=30)
-    for command in ("serve", "doctor", "env", "runtimes", "logs", "demo", "config"):
+    for command in ("serve", "doctor", "env", "runtimes", "kernel", "logs", "demo", "config"):
         assert command in helped.stdout
     for shell in ("bash", "zsh", "fish"):
         done = subprocess.run([BINARY, "completions", shell], capture_output=True, text=True, timeout=30)

@@ -7,7 +7,7 @@ import subprocess
 import uuid
 import zipfile
 
-from harness.server import REPOSITORY
+from harness.server import PATIENCE, REPOSITORY
 
 ROLE = "arn:aws:iam::123456789012:role/lambda-role"
 BUILT = REPOSITORY / "target/functions"
@@ -83,7 +83,7 @@ class Functions:
         name = name or fresh_name()
         arguments = {
             "FunctionName": name, "Role": ROLE, "Runtime": "python3.11",
-            "Handler": "lambda_function.lambda_handler", "Timeout": 20,
+            "Handler": "lambda_function.lambda_handler", "Timeout": 20 * PATIENCE,
             "Code": {"ZipFile": zip_bytes if zip_bytes is not None else python(ECHO)},
         } | settings
         self.client.create_function(**arguments)

@@ -46,7 +46,7 @@ impl Server {
         let own = data.path().join("data");
         let log = fs::File::create(data.path().join("server.log"))?;
         let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--isolation", "process", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(&own)
             .arg("--runtimes-dir")
             .arg(runtimes)
