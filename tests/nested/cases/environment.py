@@ -19,7 +19,7 @@ def build(setting):
 
 def cases(setting):
     for name, program in sorted(json.loads((setting.programs / PROGRAMS).read_text()).items()):
-        prepare_it = functools.partial(prepare, setting, program=Path(program))
+        prepare_it = functools.partial(prepare, program=Path(program))
         yield Case(f"environment {name}", prepare_it, functools.partial(judge_tests, names_of(program)))
 
 
