@@ -9,7 +9,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
-use types::Clock;
+use types::{Clock, limits};
 
 use crate::{
     FunctionError, InvokeError, InvokeOutcome, InvokeRequest,
@@ -45,6 +45,8 @@ pub(crate) enum Verdict {
 struct Answer {
     content_type: String,
     chunks: Vec<Bytes>,
+    /// In all chunks.
+    bytes: usize,
 }
 
 /// How far an invocation has come.
@@ -177,13 +179,9 @@ impl Progress {
     fn take(&mut self, frame: AgentFrame) {
         match frame {
             AgentFrame::ResponseHead { content_type, .. } if !self.done => {
-                self.answer = Some(Answer { content_type, chunks: Vec::new() });
+                self.answer = Some(Answer { content_type, chunks: Vec::new(), bytes: 0 });
             }
-            AgentFrame::ResponseChunk { bytes } if !self.done => {
-                if let Some(answer) = &mut self.answer {
-                    answer.chunks.push(bytes.into());
-                }
-            }
+            AgentFrame::ResponseChunk { bytes } if !self.done => self.take_chunk(bytes.into()),
             AgentFrame::ResponseEnd { error_type, error_body } if !self.done => {
                 self.done = true;
                 self.failure = error_type.map(|error_type| Failure::Reported {
@@ -205,6 +203,19 @@ impl Progress {
                 self.failure = Some(Failure::Reported { error_type, body: body.into() });
             }
             other => tracing::debug!(?other, "a frame that the invocation has no use for"),
+        }
+    }
+
+    /// The agent bounds buffered answers, but not streamed ones, and in a virtual machine its word is the guest's.
+    fn take_chunk(&mut self, chunk: Bytes) {
+        let Some(answer) = &mut self.answer else { return };
+        answer.bytes = answer.bytes.saturating_add(chunk.len());
+        if answer.bytes > limits::SYNC_RESPONSE_BYTES {
+            self.answer = None;
+            self.done = true;
+            self.failure = Some(Failure::ResponseTooLarge);
+        } else if !chunk.is_empty() {
+            answer.chunks.push(chunk);
         }
     }
 
@@ -235,4 +246,30 @@ pub(crate) fn answer_failed_init(job: Job, failure: &Failure, logs: Option<Bytes
     let progress = Progress { answer: None, done: true, failure: Some(failure.clone()) };
     let tail = if job.request.log_tail { logs } else { None };
     progress.answer_to(&job.request, tail, job.reply);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_never_ends_is_cut_off_at_the_limit() {
+        let mut progress = Progress::default();
+        let head = AgentFrame::ResponseHead {
+            request_id: "r".to_owned(),
+            content_type: "text/plain".to_owned(),
+            mode: sandbox::ResponseMode::Streaming,
+        };
+        progress.take(head);
+        let chunk = || AgentFrame::ResponseChunk { bytes: vec![b'x'; limits::SYNC_RESPONSE_BYTES / 2] };
+        progress.take(chunk());
+        progress.take(AgentFrame::ResponseChunk { bytes: Vec::new() });
+        progress.take(chunk());
+        assert!(!progress.done && progress.answer.as_ref().is_some_and(|answer| answer.chunks.len() == 2));
+        progress.take(AgentFrame::ResponseChunk { bytes: b"x".to_vec() });
+        assert!(progress.done && progress.answer.is_none());
+        assert!(matches!(progress.failure, Some(Failure::ResponseTooLarge)));
+        progress.take(chunk());
+        assert!(progress.answer.is_none(), "nothing more is kept");
+    }
 }

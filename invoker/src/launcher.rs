@@ -8,7 +8,7 @@ use std::{
 use control::ControlPlane;
 use sandbox::{Code, Environment, EnvironmentSpec, Isolation, StartError};
 use tokio::sync::Mutex;
-use types::FunctionSpec;
+use types::{FunctionSpec, MemorySize};
 
 use crate::{
     InvokeError,
@@ -51,7 +51,8 @@ impl Launcher {
         code: &CodeCell,
         log_stream: String,
     ) -> Result<Launched, InvokeError> {
-        let memory = self.capacity.reserve(function.memory).await?;
+        let overhead = self.isolation.overhead(function.memory);
+        let memory = self.capacity.reserve(MemorySize(function.memory.0 + overhead.0)).await?;
         let code = self.code(function, code).await?;
         let variables = self.control.open_variables(function).map_err(unreadable)?;
         let spec = EnvironmentSpec { function: function.clone(), variables, code, log_stream };

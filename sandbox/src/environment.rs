@@ -92,6 +92,11 @@ impl Environment {
         self.started
     }
 
+    /// The init phase begins only now: what was before was not the function's (a kernel's boot).
+    pub(crate) fn init_begins(&mut self) {
+        self.started = Instant::now();
+    }
+
     /// Sends one frame.
     pub async fn send(&mut self, frame: &InvokerFrame) -> Result<(), EnvironmentGone> {
         self.out.clear();

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use image::UnpackError;
-use types::FunctionSpec;
+use types::{FunctionSpec, MemorySize};
 
 use crate::{Code, Environment};
 
@@ -65,6 +65,9 @@ pub trait Isolation: Send + Sync + 'static {
     /// Makes a deployment's code, from its squashfs image, what its environments need. `directory` does not exist yet; its
     /// parent is in memory. Dropping the code leaves nothing there. Blocks.
     fn open_code(&self, image: &[u8], directory: PathBuf) -> Result<Code, UnpackError>;
+
+    /// Memory that an environment takes of the machine beside the function's own.
+    fn overhead(&self, memory: MemorySize) -> MemorySize;
 
     /// Ends what was prepared for environments to come; no more is prepared. Blocks for as long as the kernel needs.
     fn close(&self);

@@ -79,10 +79,14 @@ pub struct MicrovmIsolation {
 }
 
 impl MicrovmIsolation {
-    /// Prepares the worker: removes what a killed run left over, and opens the guest kernel that stands beside the runtimes.
+    /// Prepares the worker: removes what a killed run left over, and opens the guest kernel that stands beside the runtimes,
+    /// each of which must have its disk image.
     /// That VMs boot here is not looked into: [`test_boot`] does.
     pub fn open(config: MicrovmIsolationConfig, runtimes: RuntimeCatalog) -> Result<Self, NoMicrovm> {
         let kernel = find_kernel(runtimes.dir())?;
+        if let Some(runtime) = runtimes.list().into_iter().find(|runtime| runtime.image.is_none()) {
+            return Err(NoMicrovm::NoImage { runtime: runtime.name });
+        }
         let monitors = Monitors::open(&kernel, &config.cgroup, config.uid_base)?;
         Ok(Self { config, runtimes, monitors: Arc::new(monitors) })
     }
@@ -98,7 +102,9 @@ impl MicrovmIsolation {
             started.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
         let environment = environment(stream, remains, spec.function.memory)?;
         let start = start_frame(&spec, &runtime, (AGENT_UID, FUNCTION_UID));
-        greet(environment, &start, self.config.setup_timeout).await
+        let mut environment = greet(environment, &start, self.config.setup_timeout).await?;
+        environment.init_begins();
+        Ok(environment)
     }
 }
 
@@ -111,12 +117,15 @@ impl Isolation for MicrovmIsolation {
         Code::image(image, &directory)
     }
 
+    fn overhead(&self, memory: MemorySize) -> MemorySize {
+        MemorySize(guest_memory(memory) - memory.0 + monitor::MONITOR_MIB)
+    }
+
     /// Nothing is prepared ahead yet.
     fn close(&self) {}
 
     fn runtimes(&self) -> Vec<String> {
-        let installed = self.runtimes.list();
-        installed.into_iter().filter(|runtime| runtime.image.is_some()).map(|runtime| runtime.name).collect()
+        self.runtimes.list().into_iter().map(|runtime| runtime.name).collect()
     }
 }
 

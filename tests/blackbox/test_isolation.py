@@ -1,6 +1,7 @@
 """What separates functions from this machine: chosen by trying, said loudly, and never weaker than asked for."""
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,8 @@ import pytest
 from harness.server import BINARY, RUNTIMES
 
 # Where the processor virtualises, a kernel boots, and tests/nested shows what a server with microVMs does.
-HARDWARE = re.search(r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE) is not None
+FLAGS = re.search(r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+HARDWARE = FLAGS is not None and os.access("/dev/kvm", os.R_OK | os.W_OK)
 NO_KERNEL = "no guest kernel is installed in .*: run waterwheel kernel build"
 NO_BOOT = "/dev/kvm exists, but a kernel did not reach its init|/dev/kvm cannot be opened"
 
@@ -40,7 +42,7 @@ def without_kernel(tmp_path):
 def test_microvm_without_a_guest_kernel_refuses_at_once_and_says_what_to_do(server, tmp_path, without_kernel):
     begun = time.monotonic()
     said = refused(server, tmp_path, *without_kernel, "--isolation", "microvm")
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10, "nothing was booted"
     assert re.search(f'isolation = "microvm".*{NO_KERNEL}', said, re.DOTALL), said
 
 

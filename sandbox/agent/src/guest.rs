@@ -12,8 +12,8 @@
 //! cgroups. The function gets a user of its own, as everywhere, because the agent must be out of its reach. Memory is the
 //! VM's; what is used of it only the agent can see, and tells ([`Meter`]).
 //!
-//! How the VM ends: when the connection to the host ends, from whichever side, the monitor ends the VM. So an agent that is
-//! done closes its stream and waits ([`wait_for_the_end`]); it needs no privilege to reboot, keeps none, and no file system
+//! How the VM ends: when the host's side of the connection ends, the monitor ends the VM; when the agent's does, the server
+//! sees it and ends the monitor. So an agent that is done closes its stream and waits ([`wait_for_the_end`]); it needs no privilege to reboot, keeps none, and no file system
 //! is waiting to be written. An agent that fails exits instead, and the kernel, which panics without its init, resets the
 //! VM: then the monitor has the console's last lines to show.
 

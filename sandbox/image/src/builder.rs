@@ -6,15 +6,15 @@
 //!             ▼
 //!   .partial/ ─ extract packages ─ finish root ─ Python ─ seal modes ─► rename to root-<digest>
 //!                                                                         │
-//!                                      runtime.json (rename) ◄────────────┘
+//!              root-<digest>.erofs (rename), if mkfs.erofs is there ◄─────┘
+//!                                             │
+//!                                      runtime.json (rename)
 //!                                             │
 //!                                      remove all roots but this one and the one before
-//!                                             │
-//!                                      root-<digest>.erofs (rename), if mkfs.erofs is there
 //! ```
 //!
 //! Killed at any point, the next build starts over from an empty `.partial`, and the catalogue has seen nothing. The image,
-//! which only microVMs need, comes last and is made by itself where an up-to-date runtime lacks it.
+//! which only microVMs need, is made by itself where an up-to-date runtime lacks it.
 
 use std::{
     fmt,
@@ -97,7 +97,6 @@ pub fn build(
     }
     let manifest = build_root(recipe, &home, progress)?;
     let root = home.join(&manifest.root);
-    make_image(recipe, &root, progress)?;
     progress(Progress::Done {
         runtime: recipe.name.clone(),
         bytes: manifest.bytes,
@@ -164,10 +163,8 @@ fn build_root(
     step("putting the runtime in place");
     packages.sort();
     let bytes = finish::seal(&root)?;
-    let manifest = place(recipe, home, &root, packages, bytes)?;
-
     step(MAKING_IMAGE);
-    Ok(manifest)
+    place(recipe, home, &root, packages, bytes, progress)
 }
 
 /// Unpacks the packages into `root` and returns what they were.
@@ -250,6 +247,7 @@ fn place(
     root: &Path,
     packages: Vec<Package>,
     bytes: u64,
+    progress: &mut dyn FnMut(Progress),
 ) -> Result<Manifest, BuildError> {
     let digest = digest(recipe.digest(), &packages);
     let root_name = format!("root-{}", &digest[..16]);
@@ -274,6 +272,8 @@ fn place(
     let handle = File::open(root).context("open", root)?;
     rustix::fs::syncfs(&handle).context("sync", root)?;
     fs::rename(root, &place).context("rename", root)?;
+    // First: a server that runs goes on with the former root and image until both new ones are there.
+    make_image(recipe, &place, progress)?;
     manifest.write(home).context("write the manifest in", home)?;
     remove_old_roots(home, &root_name, previous.as_deref())?;
     Ok(manifest)
@@ -319,7 +319,7 @@ mod tests {
         let home = dir.path().join(&recipe.name);
         let partial = home.join(PARTIAL);
         fs::create_dir_all(&partial).unwrap();
-        let manifest = place(recipe, &home, &partial, Vec::new(), 5).unwrap();
+        let manifest = place(recipe, &home, &partial, Vec::new(), 5, &mut |_| {}).unwrap();
         let image = erofs::path_of(&home.join(&manifest.root));
         fs::write(&image, "image").unwrap();
         let mut seen = Vec::new();
@@ -339,7 +339,7 @@ mod tests {
             let partial = dir.path().join(PARTIAL);
             fs::create_dir_all(&partial).unwrap();
             let package = Package { origin: "debian".into(), name: "bash".into(), version: version.into() };
-            roots.push(place(recipe, dir.path(), &partial, vec![package], 0).unwrap().root);
+            roots.push(place(recipe, dir.path(), &partial, vec![package], 0, &mut |_| {}).unwrap().root);
             fs::write(erofs::path_of(&dir.path().join(roots.last().unwrap())), "image").unwrap();
         }
         for path in [|root: PathBuf| root, |root: PathBuf| erofs::path_of(&root)] {

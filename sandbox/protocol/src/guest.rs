@@ -6,7 +6,7 @@
 //!                                                                                 sign, to init as variables
 //!   /dev/vda              root image (erofs)         becomes /, read-only
 //!   /dev/vdb              code image (squashfs)      becomes /var/task, read-only
-//!   vsock (CID 2, 1024)   the frames of this crate   the agent connects, once; when this connection ends, so does the VM
+//!   vsock (CID 2, 1024)   the frames of this crate   the agent connects, once; the VM does not outlive the host's side of it
 //! ```
 
 /// Tells the program that it is the init of a VM, and what for: [`SERVE`] or [`PROBE`].

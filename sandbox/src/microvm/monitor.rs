@@ -39,9 +39,9 @@ use crate::{
     uids::{UidLease, UidPool},
 };
 
-/// Memory of the monitor beside the guest's, bytes, and a part of the guest's for the page tables of its host: the kernel
+/// Memory of the monitor beside the guest's, MiB, and a part of the guest's for the page tables of its host: the kernel
 /// charges them to the cgroup too.
-const MONITOR_MEMORY: u64 = 16 * 1024 * 1024;
+pub(super) const MONITOR_MIB: u32 = 16;
 const PAGE_TABLES: u64 = 256;
 
 /// Threads of the jail and the monitor: one for each virtual CPU and device loop, and room.
@@ -182,7 +182,7 @@ impl Handed {
 fn limits(machine: &Machine) -> Limits {
     let guest = u64::from(machine.memory_mib) * MIB;
     Limits {
-        memory_bytes: guest + guest / PAGE_TABLES + MONITOR_MEMORY,
+        memory_bytes: guest + guest / PAGE_TABLES + u64::from(MONITOR_MIB) * MIB,
         pids: MAX_PIDS,
         cpu_quota: None,
         cpu_shares: machine.cpu_shares,

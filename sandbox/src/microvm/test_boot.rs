@@ -29,6 +29,8 @@ const PATIENCE_WITH_SOFTWARE: Duration = Duration::from_secs(3);
 pub enum NoMicrovm {
     #[error("no guest kernel is installed in {directory}: run waterwheel kernel build", directory = directory.display())]
     NoKernel { directory: PathBuf },
+    #[error("runtime {runtime} has no disk image: install erofs-utils and run waterwheel runtimes build")]
+    NoImage { runtime: String },
     #[error("/dev/kvm cannot be opened: {0}")]
     NoKvm(io::Error),
     #[error("monitors cannot be prepared: {0}")]

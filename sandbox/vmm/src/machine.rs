@@ -162,9 +162,8 @@ impl Machine {
 
         let (on_failure, filters) = (Arc::clone(&control), parts.filters.clone());
         let devices = EventLoop::start(bus.devices.clone(), move || {
-            if let Err(detail) = filters.apply(ThreadKind::Devices) {
-                on_failure.end(Exit::DeviceError { detail });
-            }
+            let restricted = filters.apply(ThreadKind::Devices);
+            restricted.map_err(|detail| on_failure.end(Exit::DeviceError { detail })).is_ok()
         });
         let mut machine = Self {
             control,

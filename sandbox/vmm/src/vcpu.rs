@@ -30,7 +30,7 @@ use std::{
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
-    signal::{Killable, SIGRTMIN, register_signal_handler},
+    signal::{Killable, SIGRTMIN, register_signal_handler, unblock_signal},
 };
 
 use crate::{
@@ -229,7 +229,9 @@ impl ImmediateExit {
 /// Prepares the process for kicks. Once is enough; more does no harm.
 pub fn prepare_process() -> io::Result<()> {
     extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-    register_signal_handler(SIGRTMIN(), nothing).map_err(Into::into)
+    register_signal_handler(SIGRTMIN(), nothing)?;
+    // Masks are inherited across execve: whoever started us may have blocked it, and a halted processor would not hear a kick.
+    unblock_signal(SIGRTMIN()).map_err(|error| io::Error::other(format!("{error:?}")))
 }
 
 impl Vcpu {

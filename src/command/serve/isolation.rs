@@ -58,9 +58,7 @@ async fn microvm(
         uid_base: environments.uid_base,
         setup_timeout: environments.setup_timeout,
     };
-    let isolation = MicrovmIsolation::open(config, runtimes.clone())?;
-    warn_without_images(runtimes);
-    Ok(isolation)
+    MicrovmIsolation::open(config, runtimes.clone())
 }
 
 fn process(
@@ -77,13 +75,4 @@ fn process(
     let isolation = ProcessIsolation::open(config, runtimes)
         .context("cannot isolate processes here (`waterwheel doctor` says more)")?;
     Ok(Arc::new(isolation))
-}
-
-fn warn_without_images(runtimes: &RuntimeCatalog) {
-    for runtime in runtimes.list().into_iter().filter(|runtime| runtime.image.is_none()) {
-        tracing::warn!(
-            runtime = runtime.name,
-            "runtime has no disk image, so its functions cannot start: waterwheel runtimes build"
-        );
-    }
 }

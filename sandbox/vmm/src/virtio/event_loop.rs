@@ -59,10 +59,11 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
-    /// Starts the thread. `hook` runs on it first, before it touches anything: that is the place to restrict it.
+    /// Starts the thread. `hook` runs on it first, before it touches anything: that is the place to restrict it. If it says
+    /// no, the thread ends there.
     pub fn start(
         transports: Vec<Arc<Mutex<Transport>>>,
-        hook: impl FnOnce() + Send + 'static,
+        hook: impl FnOnce() -> bool + Send + 'static,
     ) -> io::Result<Self> {
         let control = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { control, mode: Mutex::new(Mode::Running), changed: Condvar::new() });
@@ -73,8 +74,9 @@ impl EventLoop {
         let watched = watched.collect::<io::Result<_>>()?;
         let mut worker = Worker { epoll, shared: Arc::clone(&shared), watched };
         let thread = thread::Builder::new().name("devices".to_owned()).spawn(move || {
-            hook();
-            worker.run();
+            if hook() {
+                worker.run();
+            }
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }

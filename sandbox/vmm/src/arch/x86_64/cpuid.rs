@@ -94,7 +94,9 @@ const EXTENDED_EDX: u32 =
 const EXTENDED_8_EBX: u32 = bits(&[0, 2, 9, 12, 14, 15, 16, 17, 18, 19, 24, 25, 26, 28, 29, 30]);
 /// Facts about speculation and faults that Linux reads on AMD: no nested data breakpoints, LFENCE serialises, null selectors
 /// clear the base, automatic IBRS, selective branch barriers, SRSO_NO.
-const EXTENDED_21_EAX: u32 = bits(&[0, 2, 6, 8, 27, 28, 29]);
+const EXTENDED_21_EAX: u32 = bits(&[0, 2, 5, 6, 8, 27, 28, 29, 30]);
+/// `TSA_SQ_NO`, `TSA_L1_NO`: not vulnerable to transient scheduler attacks.
+const EXTENDED_21_ECX: u32 = bits(&[1, 2]);
 
 const INVARIANT_TSC: u32 = bits(&[8]);
 /// The APIC timer runs in every C-state: without it Linux wants the PIT.
@@ -128,7 +130,7 @@ const TEMPLATE: &[Leaf] = &[
     leaf(0x8000_0006, None, [ALL; 4]),
     leaf(0x8000_0007, None, [0, 0, 0, INVARIANT_TSC]),
     leaf(0x8000_0008, None, [0xFFFF, EXTENDED_8_EBX, 0, 0]), // address sizes
-    leaf(0x8000_0021, None, [EXTENDED_21_EAX, 0, 0, 0]),
+    leaf(0x8000_0021, None, [EXTENDED_21_EAX, 0, EXTENDED_21_ECX, 0]),
 ];
 
 const HYPERVISOR: u32 = 1 << 31;
