@@ -1,8 +1,8 @@
 //! A stream to an agent that wakes its task only for what it waits for.
 //!
 //! tokio's own `UnixStream` watches both directions at once. A Unix socket says "writable" each time its peer takes something
-//! from it, so that a task waiting for an answer is woken when the agent has read the question: one wake-up and two context
-//! switches in the middle of every warm invocation. Here only reading is watched; writing is, while the socket is full.
+//! from it, so that a task waiting for an answer is woken when the agent has read the question: a wake-up for nothing in
+//! most warm invocations. Here only reading is watched; writing is, while the socket is full.
 
 use std::{
     io::{self, Write},
