@@ -89,7 +89,7 @@ mod tests {
 
     fn bus() -> Bus {
         let interrupt = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
-        Bus { console: Mutex::new(Console::new(interrupt, false)), devices: Vec::new() }
+        Bus { console: Mutex::new(Console::new(interrupt, None)), devices: Vec::new() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //!  guest ── port 0x3F8 ──► 8250 ──► line so far ── '\n' ──► the last lines ──► Ending, when the machine ends
 //!                                                    ├─────► the panic's message, if the line is one
-//!                                                    └─────► stderr, only with `debug_console`, so many bytes a second
+//!                                                    └─────► stderr, only with `debug_console` ([`DebugLog`])
 //! ```
 //!
 //! Each character is an exit, so a guest does not use it in everyday life: the kernel's log level lets only a panic through.
@@ -12,11 +12,11 @@
 //! Everything here has a bound, whatever a guest sends: line length, number of lines, bytes to stderr. What a guest prints is
 //! the customer's; it goes to the server's operator only as the reason of a machine that broke.
 
+mod debug_log;
+
 use std::{
     collections::VecDeque,
     io::{self, Write},
-    num::NonZeroU64,
-    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ use vm_superio::{
 };
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::rate_limiter::{Rate, TokenBucket};
+pub use self::debug_log::DebugLog;
 
 /// First port of the first serial port of a PC.
 pub const PORT: u16 = 0x3F8;
@@ -39,16 +39,6 @@ const LINE_BYTES: usize = 256;
 /// What the kernel's `panic()` prints in front of the reason.
 const PANIC: &str = "Kernel panic - not syncing: ";
 
-/// To stderr, while debugging: a boot at the highest log level fits into the burst.
-const STDERR: Rate = Rate { per_second: nonzero(64 * 1024), burst: nonzero(1024 * 1024) };
-
-const fn nonzero(value: u64) -> NonZeroU64 {
-    match NonZeroU64::new(value) {
-        Some(value) => value,
-        None => NonZeroU64::MIN,
-    }
-}
-
 /// The serial port and what was sent to it.
 #[derive(Debug)]
 pub struct Console {
@@ -56,16 +46,16 @@ pub struct Console {
 }
 
 impl Console {
-    /// `interrupt` is told when the port wants attention; `debug`: lines go to stderr too.
+    /// `interrupt` is told when the port wants attention; lines go to `log` too.
     #[must_use]
-    pub fn new(interrupt: EventFd, debug: bool) -> Self {
-        Self { serial: Serial::new(Interrupt(interrupt), Lines::new(debug)) }
+    pub fn new(interrupt: EventFd, log: Option<DebugLog>) -> Self {
+        Self { serial: Serial::new(Interrupt(interrupt), Lines::new(log)) }
     }
 
     /// A port that goes on as `state` says, with no lines yet. `None`: no port can be like that.
     #[must_use]
-    pub fn restore(state: &ConsoleState, interrupt: EventFd, debug: bool) -> Option<Self> {
-        let lines = Lines::new(debug);
+    pub fn restore(state: &ConsoleState, interrupt: EventFd, log: Option<DebugLog>) -> Option<Self> {
+        let lines = Lines::new(log);
         let serial = Serial::from_state(&state.clone().into(), Interrupt(interrupt), NoEvents, lines);
         serial.ok().map(|serial| Self { serial })
     }
@@ -97,6 +87,13 @@ impl Console {
         let lines = self.serial.writer();
         let unfinished = Some(&lines.current).filter(|line| !line.is_empty());
         lines.last.iter().chain(unfinished).map(|line| printable(line)).collect()
+    }
+
+    /// The guest says nothing more: what it has said is written, as far as somebody reads it.
+    pub fn finish(&self) {
+        if let Some(log) = &self.serial.writer().log {
+            log.finish();
+        }
     }
 
     /// What the kernel said when it panicked.
@@ -169,19 +166,12 @@ struct Lines {
     last: VecDeque<Vec<u8>>,
     current: Vec<u8>,
     panic: Option<String>,
-    stderr: Option<Stderr>,
-}
-
-struct Stderr {
-    started: Instant,
-    bucket: TokenBucket,
+    log: Option<DebugLog>,
 }
 
 impl Lines {
-    fn new(debug: bool) -> Self {
-        let bucket = || TokenBucket::new(STDERR, Duration::ZERO);
-        let stderr = debug.then(|| Stderr { started: Instant::now(), bucket: bucket() });
-        Self { last: VecDeque::with_capacity(LINES), current: Vec::new(), panic: None, stderr }
+    fn new(log: Option<DebugLog>) -> Self {
+        Self { last: VecDeque::with_capacity(LINES), current: Vec::new(), panic: None, log }
     }
 
     fn push(&mut self, byte: u8) {
@@ -203,25 +193,13 @@ impl Lines {
             let text = printable(&line);
             self.panic = text.split_once(PANIC).map(|(_, message)| message.to_owned());
         }
-        if let Some(stderr) = &mut self.stderr {
-            stderr.write(&line);
+        if let Some(log) = &mut self.log {
+            log.say(&printable(&line));
         }
         if self.last.len() == LINES {
             self.last.pop_front();
         }
         self.last.push_back(line);
-    }
-}
-
-impl Stderr {
-    /// What is too much is left out.
-    fn write(&mut self, line: &[u8]) {
-        if self.bucket.wait(self.started.elapsed()).is_zero() {
-            let line = format!("console: {}\n", printable(line));
-            self.bucket.charge(line.len() as u64);
-            // Nobody is left to tell.
-            let _ = io::stderr().write_all(line.as_bytes());
-        }
     }
 }
 
@@ -258,7 +236,7 @@ mod tests {
     use super::*;
 
     fn console() -> Console {
-        Console::new(EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap(), false)
+        Console::new(EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap(), None)
     }
 
     fn say(console: &mut Console, text: &[u8]) {
@@ -305,13 +283,13 @@ mod tests {
         saved.write(INTERRUPT_ENABLE, TRANSMITTER_EMPTY);
         let state = saved.save();
         let interrupt = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
-        let mut restored = Console::restore(&state, interrupt, false).unwrap();
+        let mut restored = Console::restore(&state, interrupt, None).unwrap();
         assert_eq!((restored.read(7), restored.read(INTERRUPT_ENABLE)), (0xA5, TRANSMITTER_EMPTY));
         assert_eq!(restored.save(), saved.save());
         restored.interrupt().read().expect("an interrupt that was pending");
         let impossible = ConsoleState { received: vec![0; 1000], ..state };
         let interrupt = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
-        assert!(Console::restore(&impossible, interrupt, false).is_none());
+        assert!(Console::restore(&impossible, interrupt, None).is_none());
     }
 
     #[test]

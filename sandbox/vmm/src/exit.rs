@@ -1,6 +1,6 @@
 //! How a virtual machine ends.
 
-use std::fmt;
+use std::{any::Any, fmt};
 
 /// How much of the console the line on stderr has room for.
 const LINES_TOLD: usize = 12;
@@ -23,6 +23,8 @@ pub enum Exit {
     InternalError { detail: String },
     /// A device failed on the host's side.
     DeviceError { detail: String },
+    /// A thread of the monitor has panicked: a fault of the monitor's, which the guest may have provoked.
+    MonitorPanic { detail: String },
 }
 
 impl Exit {
@@ -39,6 +41,7 @@ impl Exit {
             Self::TripleFault => 12,
             Self::InternalError { .. } => 13,
             Self::DeviceError { .. } => 14,
+            Self::MonitorPanic { .. } => 15,
         }
     }
 }
@@ -52,8 +55,15 @@ impl fmt::Display for Exit {
             Self::TripleFault => write!(formatter, "triple fault"),
             Self::InternalError { detail } => write!(formatter, "kvm cannot go on: {detail}"),
             Self::DeviceError { detail } => write!(formatter, "a device failed: {detail}"),
+            Self::MonitorPanic { detail } => write!(formatter, "the monitor panicked: {detail}"),
         }
     }
+}
+
+/// What a thread has panicked with.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a word".to_owned())
 }
 
 /// The end, and what may have led to it.
@@ -95,8 +105,9 @@ mod tests {
             Exit::TripleFault,
             Exit::InternalError { detail: text() },
             Exit::DeviceError { detail: text() },
+            Exit::MonitorPanic { detail: text() },
         ];
-        assert_eq!(ends.map(|end| end.code()), [0, 10, 11, 12, 13, 14]);
+        assert_eq!(ends.map(|end| end.code()), [0, 10, 11, 12, 13, 14, 15]);
     }
 
     #[test]

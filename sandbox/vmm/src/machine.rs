@@ -38,7 +38,7 @@ use crate::{
         state::{PlatformState, StateError, Step, VcpuState},
     },
     bus::Bus,
-    console::{Console, ConsoleState},
+    console::{Console, ConsoleState, DebugLog},
     exit::{Ending, Exit},
     lock,
     memory::{Memory, MemoryError},
@@ -151,25 +151,22 @@ impl Machine {
         let control = Arc::new(Control::new().map_err(host("make an event"))?);
         let serial_interrupt = event()?;
         hardware.vm.register_irqfd(&serial_interrupt, SERIAL_INTERRUPT).step("register an interrupt")?;
-        let console = match console {
-            None => Console::new(serial_interrupt, parts.debug_console),
-            Some(state) => {
-                Console::restore(state, serial_interrupt, parts.debug_console).ok_or(MachineError::Console)?
-            }
-        };
-        let console = Mutex::new(console);
-        let bus = Arc::new(Bus { console, devices: hardware.devices });
-
-        let (on_failure, filters) = (Arc::clone(&control), parts.filters.clone());
-        let devices = EventLoop::start(bus.devices.clone(), move || {
-            let restricted = filters.apply(ThreadKind::Devices);
-            restricted.map_err(|detail| on_failure.end(Exit::DeviceError { detail })).is_ok()
+        let log = parts.debug_console.then(|| {
+            let filters = parts.filters.clone();
+            DebugLog::start(io::stderr(), move || filters.apply(ThreadKind::Console))
         });
+        let log = log.transpose().map_err(host("start the console's thread"))?;
+        let console = match console {
+            None => Console::new(serial_interrupt, log),
+            Some(state) => Console::restore(state, serial_interrupt, log).ok_or(MachineError::Console)?,
+        };
+        let bus = Arc::new(Bus { console: Mutex::new(console), devices: hardware.devices });
+        let devices = start_devices(&bus, &control, parts.filters.clone())?;
         let mut machine = Self {
             control,
             bus,
             vcpus: Vec::new(),
-            devices: Some(devices.map_err(host("start the device thread"))?),
+            devices: Some(devices),
             kvm,
             vm: Some(hardware.vm),
             has_pit: hardware.has_pit,
@@ -258,6 +255,7 @@ impl Machine {
         if let Some(devices) = self.devices.take() {
             devices.stop();
         }
+        lock(&self.bus.console).finish();
         self.ending(self.control.wait())
     }
 
@@ -277,6 +275,16 @@ impl Drop for Machine {
         // Without a thread the closure, and with it everything, is dropped here: slower, but as well.
         let _ = std::thread::Builder::new().name("reaper".to_owned()).spawn(move || drop(rest));
     }
+}
+
+fn start_devices(bus: &Bus, control: &Arc<Control>, filters: Filters) -> Result<EventLoop, MachineError> {
+    let (on_failure, on_panic) = (Arc::clone(control), Arc::clone(control));
+    let restrict = move || {
+        let restricted = filters.apply(ThreadKind::Devices);
+        restricted.map_err(|detail| on_failure.end(Exit::DeviceError { detail })).is_ok()
+    };
+    let panicked = move |detail| on_panic.end(Exit::MonitorPanic { detail });
+    EventLoop::start(bus.devices.clone(), restrict, panicked).map_err(host("start the device thread"))
 }
 
 fn host(step: &'static str) -> impl Fn(io::Error) -> MachineError {

@@ -13,7 +13,7 @@
 //! | exit code | means |
 //! |---|---|
 //! | 0 | asked to stop |
-//! | 10–14 | [`Exit::code`](crate::exit::Exit::code): restart, guest panic, triple fault, KVM's failure, a device's failure |
+//! | 10–15 | [`Exit::code`](crate::exit::Exit::code): restart, guest panic, triple fault, KVM's failure, a device's failure, a panic of the monitor |
 //! | 64 | the document describes no machine |
 //! | 70 | the machine could not be built |
 //!
@@ -37,7 +37,7 @@ use crate::{
     arch::current::boot::Linux,
     command_line,
     config::{ConfigError, DeviceConfig, GUEST_CID, SPEC_DESCRIPTOR, STREAM_DESCRIPTOR, VSOCK_PORT, VmSpec},
-    exit::Ending,
+    exit::{Ending, Exit},
     image_file::ImageFile,
     machine::{Machine, MachineError, Parts},
     memory::{self, MemoryError},
@@ -87,6 +87,7 @@ impl ProcessError {
 ///
 /// The process has one thread, and its descriptors from 3 on are nobody else's.
 pub unsafe fn run() -> u8 {
+    end_on_panic();
     // SAFETY: the caller's promise.
     match unsafe { build() } {
         Ok(process) => {
@@ -99,6 +100,20 @@ pub unsafe fn run() -> u8 {
             error.code()
         }
     }
+}
+
+/// From now on a panic of any thread ends the process, with its line and its exit code: before the stack unwinds, if it would, so that it makes
+/// no difference whether panics are built to unwind or to abort.
+pub fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let detail = panic.to_string().replace('\n', " ");
+        let exit = Exit::MonitorPanic { detail };
+        let line = format!("vmm: {exit}\n");
+        // Not by way of `std`, whose lock the thread may hold. If it fails nobody is left to tell.
+        let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+        // SAFETY: it ends the process, without anything that a thread could have left half done.
+        unsafe { libc::_exit(exit.code().into()) }
+    }));
 }
 
 /// A built machine and what the main thread waits for.
@@ -121,28 +136,22 @@ unsafe fn build() -> Result<Process, ProcessError> {
     document.take(SPEC_BYTES).read_to_end(&mut json).map_err(ProcessError::Spec)?;
     let spec = VmSpec::parse(&json)?;
 
-    let signals = block_signals().map_err(host("block signals"))?;
     // SAFETY: `VmSpec::parse` has checked that no descriptor is named twice, nor one of the process's own.
-    let mut files = spec.descriptors().map(|number| unsafe { take(number) }.map(|owned| (number, owned)));
-    let mut files = files.by_ref().collect::<Result<Vec<_>, _>>()?;
-    let mut take_file = |number: RawFd| {
-        let position = files.iter().position(|(named, _)| *named == number);
-        let found = position.map(|position| File::from(files.swap_remove(position).1));
-        found.ok_or(ProcessError::Config(ConfigError::Descriptor(number)))
-    };
-    let kvm = take_file(spec.kvm)?;
+    let mut inherited = unsafe { Inherited::take(&spec) }?;
+
+    let signals = block_signals().map_err(host("block signals"))?;
+    let kvm = inherited.file(spec.kvm)?;
     // SAFETY: the descriptor is given away here. One that is not KVM's answers ENOTTY at its first use.
     let kvm = unsafe { Kvm::from_raw_fd(kvm.into_raw_fd()) };
-    let hangup = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("make an event"))?;
-    let mut process = Hangup(hangup);
+    let mut hangup = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(host("make an event"))?;
     let mut devices = Vec::new();
     for device in &spec.machine.devices {
-        // SAFETY: descriptor 5 is nobody else's (the caller's promise), and there is one vsock device at most.
-        devices.push(unsafe { plug(device, &mut take_file, &mut process) }?);
+        devices.push(plug(device, &mut inherited, &mut hangup)?);
     }
+    let initramfs = spec.boot.initramfs.map(|number| inherited.file(number)).transpose()?;
     let mut linux = Linux {
-        kernel: ImageFile::new(take_file(spec.boot.kernel)?),
-        initramfs: spec.boot.initramfs.map(&mut take_file).transpose()?.map(ImageFile::new),
+        kernel: ImageFile::new(inherited.file(spec.boot.kernel)?),
+        initramfs: initramfs.map(ImageFile::new),
         command_line: command_line::complete(&spec.boot.command_line, devices.len(), spec.debug_console),
     };
     let filters = Filters::new(spec.seccomp).map_err(ProcessError::Filter)?;
@@ -156,30 +165,57 @@ unsafe fn build() -> Result<Process, ProcessError> {
     let machine = Machine::with_linux(kvm, parts, &mut linux)?;
     drop(linux);
     filters.apply(ThreadKind::Main).map_err(ProcessError::Filter)?;
-    Ok(Process { machine, signals, hangup: process.0 })
+    Ok(Process { machine, signals, hangup })
 }
 
-struct Hangup(EventFd);
+/// What the server has opened. All of it is taken before the process makes a descriptor of its own, which would get the number of one
+/// that is missing.
+struct Inherited {
+    /// Only for a machine with a vsock device.
+    stream: Option<OwnedFd>,
+    files: Vec<(RawFd, OwnedFd)>,
+}
 
-/// # Safety
-///
-/// Descriptor 5 is nobody else's, and this is called for one vsock device at most.
-unsafe fn plug(
+impl Inherited {
+    /// # Safety
+    ///
+    /// Descriptor 5 and those that `spec` names are nobody else's, and no two are the same.
+    unsafe fn take(spec: &VmSpec) -> Result<Self, ProcessError> {
+        let is_vsock = |device: &DeviceConfig| matches!(device, DeviceConfig::Vsock { .. });
+        let stream = spec.machine.devices.iter().any(is_vsock).then_some(STREAM_DESCRIPTOR);
+        // SAFETY: the caller's promise.
+        let stream = stream.map(|number| unsafe { take(number) }).transpose()?;
+        // SAFETY: as above.
+        let files = spec.descriptors().map(|number| unsafe { take(number) }.map(|owned| (number, owned)));
+        Ok(Self { stream, files: files.collect::<Result<_, _>>()? })
+    }
+
+    fn file(&mut self, number: RawFd) -> Result<File, ProcessError> {
+        let position = self.files.iter().position(|(named, _)| *named == number);
+        let found = position.map(|position| File::from(self.files.swap_remove(position).1));
+        found.ok_or(ProcessError::Config(ConfigError::Descriptor(number)))
+    }
+
+    fn stream(&mut self) -> Result<UnixStream, ProcessError> {
+        let stream = self.stream.take().map(UnixStream::from);
+        stream.ok_or(ProcessError::Config(ConfigError::Descriptor(STREAM_DESCRIPTOR)))
+    }
+}
+
+fn plug(
     device: &DeviceConfig,
-    take_file: &mut impl FnMut(RawFd) -> Result<File, ProcessError>,
-    hangup: &mut Hangup,
+    inherited: &mut Inherited,
+    hangup: &mut EventFd,
 ) -> Result<Box<dyn Device>, ProcessError> {
     match device {
         DeviceConfig::Block { image, limits } => {
-            let block = Block::new(take_file(*image)?, *limits).map_err(host("make a disk"))?;
+            let block = Block::new(inherited.file(*image)?, *limits).map_err(host("make a disk"))?;
             Ok(Box::new(block))
         }
         DeviceConfig::Vsock { limits } => {
-            // SAFETY: the caller's promise.
-            let stream = UnixStream::from(unsafe { take(STREAM_DESCRIPTOR) }?);
-            let vsock =
-                Vsock::new(GUEST_CID, VSOCK_PORT, stream, *limits).map_err(host("make a socket device"))?;
-            hangup.0 = vsock.hangup().map_err(host("make an event"))?;
+            let vsock = Vsock::new(GUEST_CID, VSOCK_PORT, inherited.stream()?, *limits)
+                .map_err(host("make a socket device"))?;
+            *hangup = vsock.hangup().map_err(host("make an event"))?;
             Ok(Box::new(vsock))
         }
         DeviceConfig::Rng { limits } => {

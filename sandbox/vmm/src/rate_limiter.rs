@@ -34,6 +34,20 @@ pub struct Rate {
     pub burst: NonZeroU64,
 }
 
+impl Rate {
+    /// At least one of each.
+    pub const fn new(per_second: u64, burst: u64) -> Self {
+        Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
+    }
+}
+
+const fn at_least_one(value: u64) -> NonZeroU64 {
+    match NonZeroU64::new(value) {
+        Some(value) => value,
+        None => NonZeroU64::MIN,
+    }
+}
+
 /// The limits of a device; `None` is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -135,13 +149,9 @@ mod tests {
 
     use super::*;
 
-    fn rate(per_second: u64, burst: u64) -> Rate {
-        Rate { per_second: NonZeroU64::new(per_second).unwrap(), burst: NonZeroU64::new(burst).unwrap() }
-    }
-
     #[test]
     fn a_burst_passes_at_once_and_then_the_rate_holds() {
-        let mut bucket = TokenBucket::new(rate(10, 3), Duration::ZERO);
+        let mut bucket = TokenBucket::new(Rate::new(10, 3), Duration::ZERO);
         for _ in 0..3 {
             assert_eq!(bucket.wait(Duration::ZERO), Duration::ZERO);
             bucket.charge(1);
@@ -153,14 +163,14 @@ mod tests {
 
     #[test]
     fn a_request_larger_than_the_bucket_passes_and_is_paid_for_afterwards() {
-        let mut bucket = TokenBucket::new(rate(1000, 100), Duration::ZERO);
+        let mut bucket = TokenBucket::new(Rate::new(1000, 100), Duration::ZERO);
         bucket.charge(5100);
         assert_eq!(bucket.wait(Duration::ZERO), Duration::from_millis(5001));
     }
 
     #[test]
     fn a_clock_that_goes_backwards_changes_nothing() {
-        let mut bucket = TokenBucket::new(rate(1, 1), Duration::from_secs(10));
+        let mut bucket = TokenBucket::new(Rate::new(1, 1), Duration::from_secs(10));
         bucket.charge(1);
         assert_eq!(bucket.wait(Duration::from_secs(5)), Duration::from_secs(1));
         assert_eq!(bucket.wait(Duration::from_secs(10)), Duration::from_secs(1));
@@ -168,7 +178,7 @@ mod tests {
 
     #[test]
     fn the_largest_numbers_do_not_overflow() {
-        let mut bucket = TokenBucket::new(rate(u64::MAX, u64::MAX), Duration::ZERO);
+        let mut bucket = TokenBucket::new(Rate::new(u64::MAX, u64::MAX), Duration::ZERO);
         for _ in 0..4 {
             bucket.charge(u64::MAX);
         }
@@ -178,7 +188,7 @@ mod tests {
 
     #[test]
     fn both_buckets_must_have_tokens() {
-        let limits = Limits { operations: Some(rate(1, 1)), bytes: Some(rate(100, 1000)) };
+        let limits = Limits { operations: Some(Rate::new(1, 1)), bytes: Some(Rate::new(100, 1000)) };
         let mut limiter = RateLimiter::new(limits, Duration::ZERO);
         limiter.charge(10);
         assert_eq!(limiter.wait(Duration::ZERO), Duration::from_secs(1));
@@ -205,7 +215,7 @@ mod tests {
             per_second in 1..u64::from(u32::MAX), burst in 1..u64::from(u32::MAX),
             steps in prop::collection::vec((0..3_000_000_000u64, 0..5_000_000u64), 1..60),
         ) {
-            let rate = rate(per_second, burst);
+            let rate = Rate::new(per_second, burst);
             let mut bucket = TokenBucket::new(rate, Duration::ZERO);
             let (mut now, mut history) = (0, Vec::new());
             for (pause, tokens) in steps {
@@ -230,7 +240,7 @@ mod tests {
             per_second in 1..100_000u64, burst in 1..100_000u64,
             steps in prop::collection::vec((0..1_000_000_000u64, 1..200_000u64), 1..100),
         ) {
-            let mut bucket = TokenBucket::new(rate(per_second, burst), Duration::ZERO);
+            let mut bucket = TokenBucket::new(Rate::new(per_second, burst), Duration::ZERO);
             let (mut now, mut passed, mut largest) = (0, 0u128, 0u128);
             for (pause, tokens) in steps {
                 now += pause;

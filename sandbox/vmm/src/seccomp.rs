@@ -9,6 +9,7 @@
 //! | main | waits for signals and the end, kicks and joins threads | once the machine is built |
 //! | vCPU | `KVM_RUN`; device registers, so also a device's reset; its work is the device thread's | first of all |
 //! | devices | waits for doorbells, moves data | first of all |
+//! | console | writes what the guest prints to stderr; only while debugging | first of all |
 //!
 //! A call outside of the list kills the process ([`SeccompMode::Kill`]); there is nothing to return to in a thread that does
 //! what it never does.
@@ -27,6 +28,11 @@ pub enum ThreadKind {
     Main,
     Vcpu,
     Devices,
+    Console,
+}
+
+impl ThreadKind {
+    pub const ALL: [Self; 4] = [Self::Main, Self::Vcpu, Self::Devices, Self::Console];
 }
 
 /// Largest list of a virtual CPU's thread.
@@ -112,6 +118,7 @@ impl ThreadKind {
             Self::Main => [OF_MAIN, &[]],
             Self::Vcpu => [OF_A_VCPU, &[]],
             Self::Devices => [OF_THE_DEVICE_THREAD, OF_DEVICES],
+            Self::Console => [&[], &[]],
         };
         [EVERYWHERE].into_iter().chain(own).flatten().copied()
     }
@@ -148,44 +155,29 @@ fn rule(condition: Condition) -> Result<SeccompRule, seccompiler::BackendError> 
 
 /// The filters of a machine, ready to be put on.
 #[derive(Debug, Clone)]
-pub struct Filters {
-    main: Option<Arc<BpfProgram>>,
-    vcpu: Option<Arc<BpfProgram>>,
-    devices: Option<Arc<BpfProgram>>,
-}
+pub struct Filters(Arc<[(ThreadKind, BpfProgram)]>);
 
 impl Filters {
     /// Builds all of them; nothing is restricted yet.
     pub fn new(mode: SeccompMode) -> Result<Self, String> {
-        let build = |kind: ThreadKind| {
-            let otherwise = match mode {
-                SeccompMode::Kill => SeccompAction::KillProcess,
-                SeccompMode::Log => SeccompAction::Log,
-                SeccompMode::Off => return Ok(None),
-            };
-            kind.filter(otherwise).map(|filter| Some(Arc::new(filter)))
+        let otherwise = match mode {
+            SeccompMode::Kill => SeccompAction::KillProcess,
+            SeccompMode::Log => SeccompAction::Log,
+            SeccompMode::Off => return Ok(Self::none()),
         };
-        Ok(Self {
-            main: build(ThreadKind::Main)?,
-            vcpu: build(ThreadKind::Vcpu)?,
-            devices: build(ThreadKind::Devices)?,
-        })
+        let build = |kind: ThreadKind| kind.filter(otherwise.clone()).map(|filter| (kind, filter));
+        Ok(Self(ThreadKind::ALL.into_iter().map(build).collect::<Result<_, _>>()?))
     }
 
     /// No filters.
     #[must_use]
     pub fn none() -> Self {
-        Self { main: None, vcpu: None, devices: None }
+        Self(Arc::new([]))
     }
 
     /// Restricts the calling thread, for good.
     pub fn apply(&self, kind: ThreadKind) -> Result<(), String> {
-        let filter = match kind {
-            ThreadKind::Main => &self.main,
-            ThreadKind::Vcpu => &self.vcpu,
-            ThreadKind::Devices => &self.devices,
-        };
-        let Some(filter) = filter else { return Ok(()) };
+        let Some((_, filter)) = self.0.iter().find(|(of, _)| *of == kind) else { return Ok(()) };
         seccompiler::apply_filter(filter)
             .map_err(|error| format!("cannot put on the {kind:?} filter: {error}"))
     }

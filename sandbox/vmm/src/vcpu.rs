@@ -5,7 +5,7 @@
 //!   paused ──────────────► running ─────────────────────────────────────────────► paused
 //!     ▲                       │ exit to user space: port or device memory           (nothing of an instruction pending)
 //!     │ start                 │   ─► Bus ─► KVM_RUN again
-//!   thread                    │ the guest is done for: triple fault, restart, KVM's failure
+//!   thread                    │ the guest is done for: triple fault, restart, KVM's failure, a panic of the thread
 //!                             ▼
 //!                          stopped, with an Exit; the machine's event is signalled
 //! ```
@@ -20,6 +20,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicU8, AtomicU64, Ordering},
@@ -35,7 +36,7 @@ use vmm_sys_util::{
 
 use crate::{
     bus::{Bus, Meaning},
-    exit::Exit,
+    exit::{Exit, panic_message},
     lock,
 };
 
@@ -173,28 +174,33 @@ impl Control {
         self.changed.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Of a virtual CPU's thread: waits until it may run. `false`: never again.
-    fn enter(&self) -> bool {
+    /// Of a virtual CPU's thread: waits until it may run. `None`: never again.
+    fn enter(&self) -> Option<Running<'_>> {
         let mut state = lock(&self.state);
         loop {
             match state.wanted {
                 Wanted::Run => {
                     state.running += 1;
-                    return true;
+                    return Some(Running(self));
                 }
                 Wanted::Pause => state = self.wait_for_change(state),
-                Wanted::Stop => return false,
+                Wanted::Stop => return None,
             }
         }
     }
 
-    fn leave(&self) {
-        lock(&self.state).running -= 1;
-        self.changed.notify_all();
-    }
-
     fn may_go_on(&self) -> bool {
         lock(&self.state).wanted == Wanted::Run
+    }
+}
+
+/// A virtual CPU that is in, or on its way into, `KVM_RUN`; not any more when this is dropped, be it by a panic.
+struct Running<'a>(&'a Control);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.state).running -= 1;
+        self.0.changed.notify_all();
     }
 }
 
@@ -247,10 +253,13 @@ impl Vcpu {
         let fd = Arc::new(Mutex::new(fd));
         let runner = Runner { fd: Arc::clone(&fd), immediate_exit, bus, control };
         let thread = std::thread::Builder::new().name(format!("vcpu{number}")).spawn(move || {
-            match first() {
-                Ok(()) => runner.serve(),
-                Err(detail) => runner.control.end(Exit::InternalError { detail }),
+            // What a panic has left half done is of no interest: the machine ends.
+            let exit = match catch_unwind(AssertUnwindSafe(|| first().map(|()| runner.serve()))) {
+                Ok(Ok(())) => return,
+                Ok(Err(detail)) => Exit::InternalError { detail },
+                Err(panic) => Exit::MonitorPanic { detail: panic_message(panic.as_ref()) },
             };
+            runner.control.end(exit);
         })?;
         Ok(Self { fd, immediate_exit, thread: Some(thread) })
     }
@@ -304,12 +313,10 @@ struct Runner {
 
 impl Runner {
     fn serve(&self) {
-        while self.control.enter() {
-            let exit = self.run();
-            if let Some(exit) = exit {
+        while let Some(_running) = self.control.enter() {
+            if let Some(exit) = self.run() {
                 self.control.end(exit);
             }
-            self.control.leave();
         }
     }
 

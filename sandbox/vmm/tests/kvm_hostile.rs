@@ -11,18 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{file, kvm, parts};
+use common::{MEMORY_MIB, bare, file, hostile_time, parts, resident_kib};
 use vm_memory::{Bytes, GuestAddress};
 use vmm::{
-    arch::x86_64::{boot, registers::EntryPoint},
     exit::Exit,
     machine::Machine,
     rate_limiter::Limits,
     vcpu::ExitKind,
-    virtio::{Block, Device, Rng, Vsock},
+    virtio::{Block, Device, DeviceError, DeviceState, RestoreError, Rings, Rng, Vsock, Work},
 };
 
-const CODE: u64 = 0x10_0000;
 /// The program counts its rounds here.
 const ROUNDS: u64 = 0x20_0000;
 
@@ -73,34 +71,24 @@ fn machine() -> (Machine, UnixStream) {
         Box::new(Vsock::new(3, 1024, theirs, limits).expect("a socket device")),
         Box::new(Rng::new(limits).expect("a source of randomness")),
     ];
-    let parts = parts(64, 1, devices);
-    boot::write_tables(&parts.memory, 1).expect("tables");
-    // What it scribbles over is there already, so that only the monitor can grow.
-    parts.memory.write_slice(&vec![1; 16 << 20], GuestAddress(16 << 20)).expect("memory");
+    let parts = parts(MEMORY_MIB, 1, devices);
+    // What it scribbles over.
+    common::fill(&parts.memory, 16 << 20, 1);
     let mut code = vec![0x48, 0xB8]; // mov rax, seed
     code.extend(0x9E37_79B9_7F4A_7C15u64.to_le_bytes());
     code.extend(common::forever(TROUBLE.concat()));
-    parts.memory.write_slice(&code, GuestAddress(CODE)).expect("code");
-    let entry = EntryPoint { instruction: CODE, zero_page: 0 };
-    (Machine::with_entry(kvm(), parts, entry).expect("a machine"), ours)
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("RssAnon");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+    (bare(&code, parts), ours)
 }
 
 #[test]
 #[ignore = "needs /dev/kvm: make test-microvm"]
 fn a_hostile_guest_costs_no_memory_and_ends_when_told_to() {
-    let seconds = std::env::var("HOSTILE_SECONDS").map_or(5, |seconds| seconds.parse().expect("seconds"));
     let (mut machine, _ours) = machine();
     machine.resume();
     std::thread::sleep(Duration::from_secs(1));
-    let before = resident_kib();
-    std::thread::sleep(Duration::from_secs(seconds));
-    let after = resident_kib();
+    let before = resident_kib(std::process::id());
+    std::thread::sleep(hostile_time());
+    let after = resident_kib(std::process::id());
     let rounds: u64 = machine.memory().read_obj(GuestAddress(ROUNDS)).expect("a count");
     let exits = ExitKind::ALL.map(|kind| (kind, machine.control().exits.of(kind)));
     println!("{rounds} rounds, {exits:?}, {before} KiB, then {after} KiB");
@@ -121,13 +109,57 @@ fn code_that_makes_no_sense_is_a_typed_end() {
         (&[0x0F, 0x0B][..], &[Exit::TripleFault][..]), // ud2, without anybody to handle it
         (&[0xB0, 0xFE, 0xE6, 0x64, 0xF4], &[Exit::Reset]), // mov al, 0xFE; out 0x64, al; hlt
     ] {
-        let parts = parts(64, 1, Vec::new());
-        boot::write_tables(&parts.memory, 1).expect("tables");
-        parts.memory.write_slice(code, GuestAddress(CODE)).expect("code");
-        let entry = EntryPoint { instruction: CODE, zero_page: 0 };
-        let machine = Machine::with_entry(kvm(), parts, entry).expect("a machine");
+        let machine = bare(code, parts(MEMORY_MIB, 1, Vec::new()));
         machine.resume();
         let ending = machine.wait();
         assert!(ends.contains(&ending.exit), "{ending}");
     }
+}
+
+/// A device whose configuration cannot be read without a panic.
+#[derive(Debug)]
+struct Broken;
+
+impl Device for Broken {
+    fn id(&self) -> u32 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[]
+    }
+
+    fn config(&self) -> &[u8] {
+        panic!("a fault of the monitor's")
+    }
+
+    fn process(&mut self, _rings: &mut Rings<'_>) -> Result<Work, DeviceError> {
+        Ok(Work::Done)
+    }
+
+    fn reset(&mut self) {}
+
+    fn save(&self) -> DeviceState {
+        unreachable!("it is not saved")
+    }
+
+    fn restore(&mut self, _state: &DeviceState) -> Result<(), RestoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm: make test-microvm"]
+fn a_panic_on_a_vcpu_s_thread_is_a_typed_end() {
+    let read = [0xBB, 0x00, 0x01, 0x00, 0xD0, 0x8B, 0x03, 0xEB, 0xFE]; // mov ebx, 0xD0000100; mov eax, [rbx]; jmp to itself
+    let mut machine = bare(&read, parts(MEMORY_MIB, 1, vec![Box::new(Broken)]));
+    machine.resume();
+    let started = Instant::now();
+    while machine.control().exit().is_none() {
+        assert!(started.elapsed() < Duration::from_secs(10), "it goes on");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machine.pause();
+    let exit = machine.stop().exit;
+    assert_eq!(exit, Exit::MonitorPanic { detail: "a fault of the monitor's".to_owned() });
 }

@@ -1,6 +1,6 @@
 //! The monitor as the server sees it: a process with descriptors, an exit code and a last line, under its filters.
 
-#![allow(unsafe_code, reason = "gives a child its descriptors by number")]
+#![allow(unsafe_code, reason = "signals a child")]
 
 mod common;
 
@@ -8,16 +8,16 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt},
+        fd::{OwnedFd, RawFd},
+        unix::net::UnixStream,
     },
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::Child,
     time::{Duration, Instant},
 };
 
 use common::{
-    CONNECT, EXIT, OPEN, READ, SAVE, SOCKET, Value, WRITE, file, forever, initramfs, kernel, program, syscall,
+    CONNECT, EXIT, OPEN, READ, SAVE, SOCKET, Value, WRITE, file, forever, initramfs, kernel, program, spawn,
+    syscall,
 };
 use vmm::{
     config::{BootSource, DeviceConfig, MachineConfig, SeccompMode, VmSpec},
@@ -85,32 +85,6 @@ impl Monitor {
         stderr.read_to_string(&mut text).expect("stderr");
         (self.child.wait().expect("an end").code(), text)
     }
-}
-
-fn spawn(given: Vec<(OwnedFd, RawFd)>) -> Child {
-    let program =
-        std::env::var_os("WATERWHEEL_VMM").map_or_else(|| env!("CARGO_BIN_EXE_vmm").into(), PathBuf::from);
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // SAFETY: between fork and exec it only duplicates descriptors that live in `given`, first to numbers out of the way.
-    unsafe {
-        command.pre_exec(move || {
-            for (owned, number) in &given {
-                if libc::dup2(owned.as_raw_fd(), number + 100) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            for (_, number) in &given {
-                if libc::dup2(number + 100, *number) < 0 || libc::close(number + 100) < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
-            Ok(())
-        });
-    }
-    let child = command.spawn().expect("start the monitor");
-    drop(command);
-    child
 }
 
 const TEXTS: &[u8] = b"/dev/vda\0/dev/hwrng\0";
@@ -191,7 +165,7 @@ fn the_monitor_is_small_and_tells_its_exits() {
         monitor.read(1024);
     };
     (0..20).for_each(|_| warm(&mut monitor));
-    let kib = resident_kib_besides_the_guest(&monitor.child);
+    let kib = common::resident_kib(monitor.child.id());
     println!("monitor_rss_mib {:.2}", f64::from(kib) / 1024.0);
     let mut counts = Vec::new();
     for _ in 0..2 {
@@ -258,16 +232,4 @@ fn kill(child: &Child, signal: libc::c_int) {
     let process = libc::pid_t::try_from(child.id()).expect("a process number");
     // SAFETY: the child is ours and has not been waited for.
     assert_eq!(unsafe { libc::kill(process, signal) }, 0);
-}
-
-/// Of all mappings but the largest, which is the guest's memory.
-fn resident_kib_besides_the_guest(child: &Child) -> u32 {
-    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", child.id())).expect("smaps");
-    let values = |name: &str| -> Vec<u32> {
-        let lines = maps.lines().filter_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"));
-        lines.map(|value| value.trim().parse().expect("a number")).collect()
-    };
-    let (sizes, resident) = (values("Size:"), values("Rss:"));
-    let guest = common::MEMORY_MIB * 1024;
-    sizes.iter().zip(resident).filter(|(size, _)| **size < guest).map(|(_, resident)| resident).sum()
 }

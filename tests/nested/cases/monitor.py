@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 
 from harness.case import Case
@@ -31,5 +32,8 @@ def prepare(setting, tree, test, vmm):
     shutil.copy(vmm, tree / "vmm")
     shutil.copy(setting.kernel(), tree / "vmlinux")
     # One after the other: a hostile guest must not take a neighbour's time.
-    command = ["/test", "--ignored", "--test-threads=1"]
-    return Job(tree, command, environment={"WATERWHEEL_GUEST_KERNEL": "/vmlinux", "WATERWHEEL_VMM": "/vmm"})
+    command = ["/test", "--ignored", "--test-threads=1", "--show-output"]
+    environment = {"WATERWHEEL_GUEST_KERNEL": "/vmlinux", "WATERWHEEL_VMM": "/vmm"}
+    if "HOSTILE_SECONDS" in os.environ:
+        environment["HOSTILE_SECONDS"] = os.environ["HOSTILE_SECONDS"]
+    return Job(tree, command, environment=environment)

@@ -25,7 +25,6 @@ fn under(kind: ThreadKind, call: impl FnOnce() -> i64) -> i32 {
 }
 
 const KILLED: i32 = -libc::SIGSYS;
-const EVERY_KIND: [ThreadKind; 3] = [ThreadKind::Main, ThreadKind::Vcpu, ThreadKind::Devices];
 
 fn call(number: i64, arguments: [i64; 3]) -> i64 {
     let [first, second, third] = arguments;
@@ -35,7 +34,7 @@ fn call(number: i64, arguments: [i64; 3]) -> i64 {
 
 #[test]
 fn a_vcpu_thread_has_few_calls() {
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         println!("{kind:?}: {} system calls", kind.call_count());
     }
     assert!(ThreadKind::Vcpu.call_count() <= MOST_VCPU_CALLS, "{}", ThreadKind::Vcpu.call_count());
@@ -43,7 +42,7 @@ fn a_vcpu_thread_has_few_calls() {
 
 #[test]
 fn no_list_names_a_call_twice() {
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         let mut numbers: Vec<_> = kind.calls().map(|call| call.0).collect();
         numbers.sort_unstable();
         numbers.dedup();
@@ -56,7 +55,7 @@ fn every_listed_call_passes_and_no_other() {
     /// More than any kernel has so far.
     const HIGHEST: i64 = 600;
     const PROBES: [i64; 2] = [335, 336];
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         let (checked, listed): (Vec<Call>, Vec<Call>) = kind.calls().partition(|call| call.1.is_some());
         let listed: Vec<i64> = listed.into_iter().map(|call| call.0).collect();
         let checked: Vec<i64> = checked.into_iter().map(|call| call.0).collect();
@@ -101,7 +100,7 @@ fn files_sockets_processes_and_threads_are_out_of_reach() {
         libc::SYS_dup3,
         libc::SYS_memfd_create,
     ];
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         for number in forbidden {
             assert_eq!(under(kind, || call(number, [-1, 0, 0])), KILLED, "{kind:?}: {number}");
         }
@@ -120,7 +119,7 @@ fn a_vcpu_has_kvm_run_and_no_other_ioctl() {
             "{request:#x}"
         );
     }
-    for kind in [ThreadKind::Main, ThreadKind::Devices] {
+    for kind in ThreadKind::ALL.into_iter().filter(|kind| *kind != ThreadKind::Vcpu) {
         assert_eq!(under(kind, || call(libc::SYS_ioctl, [-1, 0xAE80, 0])), KILLED, "{kind:?}");
     }
 }
@@ -134,7 +133,7 @@ fn memory_can_be_had_but_not_executed() {
             unsafe { libc::syscall(libc::SYS_mmap, 0, 4096, i64::from(protection), flags, -1, 0) }
         }
     };
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         assert_eq!(under(kind, map(libc::PROT_READ | libc::PROT_WRITE)), 0, "{kind:?}");
         assert_eq!(under(kind, map(libc::PROT_READ | libc::PROT_EXEC)), KILLED, "{kind:?}");
         let protect = || call(libc::SYS_mprotect, [0x1000, 4096, libc::PROT_EXEC.into()]);
@@ -145,7 +144,7 @@ fn memory_can_be_had_but_not_executed() {
 #[test]
 fn every_thread_can_signal_an_event() {
     let event = vmm_sys_util::eventfd::EventFd::new(0).unwrap();
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         let value = 1u64;
         let write = || {
             // SAFETY: eight bytes that live until the call returns.
@@ -158,7 +157,7 @@ fn every_thread_can_signal_an_event() {
 #[test]
 fn without_filters_nothing_is_killed() {
     let filters = Filters::new(SeccompMode::Off).unwrap();
-    for kind in EVERY_KIND {
+    for kind in ThreadKind::ALL {
         assert_eq!(filters.apply(kind), Ok(()));
     }
     assert_eq!(call(libc::SYS_ioctl, [-1, 0x5412, 0]), -1);

@@ -166,6 +166,8 @@ pub struct Table {
 pub struct Chain {
     /// The first descriptor, by which the driver knows the chain.
     pub head: u16,
+    /// How many descriptors of the queue's own table it takes up.
+    pub descriptors: u16,
     /// What the device may read.
     pub readable: Buffers,
     /// What the device may write.
@@ -176,11 +178,13 @@ impl Chain {
     /// Follows the chain that begins at `head`. After an error the contents are not to be used.
     pub fn walk(&mut self, memory: &Memory, queue: Table, head: u16) -> Result<(), ChainError> {
         self.head = head;
+        self.descriptors = 0;
         self.readable.clear();
         self.writable.clear();
         let (mut table, mut index, mut nested, mut writing) = (queue, head, false, false);
         for _ in 0..queue.entries {
             let mut descriptor = table.get(memory, index)?;
+            self.descriptors += u16::from(!nested);
             if descriptor.refers_to_indirect_table() {
                 if nested {
                     return Err(ChainError::Nested);

@@ -9,13 +9,18 @@
 //! Everything is watched edge-triggered and nothing is read to clear it: each ring of a doorbell (an eventfd) and each expiry of a timer is an edge of its
 //! own, which saves a system call a time, and a stream that a device does not want to read wakes nobody twice.
 //!
-//! A device's lock is held for one bounded round of work at a time.
+//! A device's lock is held for one bounded round of work at a time. A guest that rings for nothing is not listened to all the time
+//! ([`doorbells`](super::doorbells)).
+//!
+//! A panic of a device ends the thread, which tells of it.
 
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use vmm_sys_util::{
@@ -23,7 +28,8 @@ use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
 };
 
-use super::Transport;
+use super::{Transport, doorbells::Doorbells};
+use crate::{exit::panic_message, lock};
 
 /// Events taken at a time.
 const EVENTS: usize = 32;
@@ -60,10 +66,11 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// Starts the thread. `hook` runs on it first, before it touches anything: that is the place to restrict it. If it says
-    /// no, the thread ends there.
+    /// no, the thread ends there. `panicked` is told what a device has panicked with.
     pub fn start(
         transports: Vec<Arc<Mutex<Transport>>>,
         hook: impl FnOnce() -> bool + Send + 'static,
+        panicked: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<Self> {
         let control = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { control, mode: Mutex::new(Mode::Running), changed: Condvar::new() });
@@ -72,10 +79,16 @@ impl EventLoop {
         let watched =
             (0u64..).zip(transports).map(|(position, transport)| Watched::new(&epoll, position, transport));
         let watched = watched.collect::<io::Result<_>>()?;
-        let mut worker = Worker { epoll, shared: Arc::clone(&shared), watched };
+        let mut worker = Worker { epoll, shared: Arc::clone(&shared), watched, started: Instant::now() };
         let thread = thread::Builder::new().name("devices".to_owned()).spawn(move || {
-            if hook() {
-                worker.run();
+            // A device that has panicked is not called again: the machine ends.
+            let work = AssertUnwindSafe(|| {
+                if hook() {
+                    worker.run();
+                }
+            });
+            if let Err(panic) = catch_unwind(work) {
+                panicked(panic_message(panic.as_ref()));
             }
         })?;
         Ok(Self { shared, thread: Some(thread) })
@@ -152,6 +165,7 @@ impl Shared {
 /// A transport, and what its device's descriptors are watched for.
 struct Watched {
     transport: Arc<Mutex<Transport>>,
+    doorbells: Doorbells,
     /// The descriptors belong to the device, which lives as long as the transport.
     sources: Vec<(RawFd, EventSet)>,
     position: u64,
@@ -160,10 +174,8 @@ struct Watched {
 impl Watched {
     fn new(epoll: &Epoll, position: u64, transport: Arc<Mutex<Transport>>) -> io::Result<Self> {
         let guard = lock(&transport);
-        for doorbell in guard.doorbells() {
-            let token = position << SHIFT | DOORBELL;
-            watch(epoll, ControlOperation::Add, doorbell.as_raw_fd(), EventSet::IN, token)?;
-        }
+        let doorbells = guard.doorbells().iter().map(AsRawFd::as_raw_fd).collect();
+        let doorbells = Doorbells::listen(epoll, position << SHIFT | DOORBELL, doorbells)?;
         let device = guard.device();
         let mut sources = Vec::new();
         for (source, descriptor) in device.sources().into_iter().enumerate() {
@@ -173,13 +185,16 @@ impl Watched {
             watch(epoll, ControlOperation::Add, descriptor, interest, position << SHIFT | token)?;
         }
         drop(guard);
-        Ok(Self { transport, sources, position })
+        Ok(Self { transport, doorbells, sources, position })
     }
 
-    fn serve(&mut self, epoll: &Epoll, event: &EpollEvent) {
+    fn serve(&mut self, epoll: &Epoll, event: &EpollEvent, started: Instant) {
         let mut transport = lock(&self.transport);
         match event.data() & DOORBELL {
-            DOORBELL => transport.doorbell_rang(),
+            DOORBELL => {
+                let found = transport.doorbell_rang();
+                self.doorbells.rang(epoll, found, started.elapsed());
+            }
             source => {
                 let source = usize::try_from(source).unwrap_or(usize::MAX);
                 transport.source_ready(source, EventSet::from_bits_truncate(event.events()));
@@ -202,26 +217,45 @@ struct Worker {
     epoll: Epoll,
     shared: Arc<Shared>,
     watched: Vec<Watched>,
+    /// All times are since then.
+    started: Instant,
 }
 
 impl Worker {
     fn run(&mut self) {
         let mut events = [EpollEvent::default(); EVENTS];
         loop {
+            let timeout = self.timeout();
             // The only error that can be is that a signal came first.
-            let count = self.epoll.wait(-1, &mut events).unwrap_or(0);
+            let count = self.epoll.wait(timeout, &mut events).unwrap_or(0);
             let mut control = false;
             for event in events.iter().take(count) {
                 control |= event.data() == CONTROL;
                 let position = usize::try_from(event.data() >> SHIFT).unwrap_or(usize::MAX);
                 if let Some(watched) = self.watched.get_mut(position) {
-                    watched.serve(&self.epoll, event);
+                    watched.serve(&self.epoll, event, self.started);
                 }
             }
             if control && !self.shared.obey() {
                 return;
             }
         }
+    }
+
+    /// Listens to the doorbells whose time has come. Milliseconds until the next ones, or -1: there are none.
+    fn timeout(&mut self) -> i32 {
+        if self.watched.iter().all(|watched| watched.doorbells.deaf_until().is_none()) {
+            return -1;
+        }
+        let now = self.started.elapsed();
+        for watched in &mut self.watched {
+            watched.doorbells.listen_again(&self.epoll, now);
+        }
+        let next = self.watched.iter().filter_map(|watched| watched.doorbells.deaf_until()).min();
+        next.map_or(-1, |until| {
+            let wait = until.saturating_sub(now) + Duration::from_micros(999);
+            i32::try_from(wait.as_millis()).unwrap_or(i32::MAX)
+        })
     }
 }
 
@@ -232,7 +266,7 @@ impl Drop for Worker {
     }
 }
 
-fn watch(
+pub(super) fn watch(
     epoll: &Epoll,
     operation: ControlOperation,
     descriptor: RawFd,
@@ -242,7 +276,5 @@ fn watch(
     epoll.ctl(operation, descriptor, EpollEvent::new(events | EventSet::EDGE_TRIGGERED, token))
 }
 
-/// A thread that panicked has left the value as it was between two steps of ours, none of which breaks it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+#[cfg(test)]
+mod tests;

@@ -22,12 +22,13 @@
 //! |---|---|---|---|---|
 //! | [`Block`] | 2 | requests (64) | `RO`, `SIZE_MAX`, `SEG_MAX`, `BLK_SIZE` | its timer |
 //! | [`Rng`] | 4 | requests (8) | – | its timer |
-//! | [`Vsock`] | 19 | rx (128), tx (128), events (8) | – | the stream, two timers |
+//! | [`Vsock`] | 19 | rx (128), tx (128), events (8) | – | the stream, the timer of its end, two timers |
 //!
 //! **What is trusted of the guest: nothing.** A register may be read and written at any offset and width at any time; queues
 //! cannot change once the driver has said `DRIVER_OK`; every descriptor is read once, checked and copied before anything acts
-//! on it; each call does a bounded amount of work. A driver that breaks the rules gets `DEVICE_NEEDS_RESET` and silence, the
-//! monitor neither panics nor allocates anything whose size the guest chooses.
+//! on it; each call does a bounded amount of work, and rings for nothing are heard so many times a second and no more. A driver
+//! that breaks the rules gets `DEVICE_NEEDS_RESET` and silence, the monitor neither panics nor allocates anything whose size the
+//! guest chooses.
 //!
 //! **Few exits.** The costs of a device are doorbells (one exit) and interrupts (two: the handler reads the cause and
 //! acknowledges it). With `EVENT_IDX` the driver rings only when the device has run dry, a device that does not care about new
@@ -50,6 +51,7 @@
 pub mod block;
 pub mod chain;
 mod device;
+mod doorbells;
 mod event_loop;
 mod iovec;
 pub mod queue;
@@ -63,6 +65,8 @@ pub mod vsock;
 #[cfg(test)]
 #[path = "../../tests/driver/mod.rs"]
 mod driver;
+#[cfg(test)]
+mod queue_tests;
 #[cfg(test)]
 mod tests;
 

@@ -22,7 +22,7 @@ use super::{
     state::QueueState,
 };
 
-/// Completions that may wait for an interrupt, at most.
+/// Completions that may wait for an interrupt, at most. See also [`VirtQueue::complete`].
 const LAZY_COMPLETIONS: u16 = 16;
 
 /// Bytes in completions that may wait for an interrupt, at most: the driver holds them until it is told.
@@ -55,8 +55,9 @@ pub struct VirtQueue {
     indirect: bool,
     /// Something was completed that the driver has to hear of.
     urgent: bool,
-    /// Completions, and their bytes, since the driver was last told.
+    /// Completions, the descriptors that they hold, and their bytes, since the driver was last told.
     lazy: u16,
+    lazy_descriptors: u16,
     lazy_bytes: u32,
     /// Without `EVENT_IDX`: whether the driver was asked to ring.
     wanted: Option<bool>,
@@ -65,7 +66,7 @@ pub struct VirtQueue {
 impl VirtQueue {
     /// Takes over rings that were checked to lie in guest memory.
     pub(super) fn new(rings: Queue, indirect: bool) -> Self {
-        Self { rings, indirect, urgent: false, lazy: 0, lazy_bytes: 0, wanted: None }
+        Self { rings, indirect, urgent: false, lazy: 0, lazy_descriptors: 0, lazy_bytes: 0, wanted: None }
     }
 
     /// The next chain into `chain`, or `false`.
@@ -88,6 +89,9 @@ impl VirtQueue {
     }
 
     /// Hands a chain back to the driver. `written` counts the bytes at the front of its writable part that were written.
+    ///
+    /// No completion waits if it could leave the driver without descriptors for what it wants to send next: none that is not a table of its own,
+    /// where those were not negotiated, and none while fewer than half of the queue's descriptors are free.
     pub fn complete(
         &mut self,
         memory: &Memory,
@@ -97,15 +101,30 @@ impl VirtQueue {
     ) -> Result<(), QueueError> {
         self.rings.add_used(memory, chain.head, written)?;
         self.lazy = self.lazy.saturating_add(1);
+        self.lazy_descriptors = self.lazy_descriptors.saturating_add(chain.descriptors);
         match urgency {
             Urgency::Now => self.urgent = true,
             Urgency::Later(bytes) => {
                 self.lazy_bytes = self.lazy_bytes.saturating_add(bytes);
-                self.urgent |=
-                    self.lazy >= LAZY_COMPLETIONS.min(self.rings.size() / 2) || self.lazy_bytes >= LAZY_BYTES;
+                self.urgent |= !self.indirect
+                    || self.lazy >= LAZY_COMPLETIONS
+                    || self.lazy_bytes >= LAZY_BYTES
+                    || self.free(memory)? < self.rings.size().div_ceil(2);
             }
         }
         Ok(())
+    }
+
+    /// Descriptors that the driver has, at most: neither on the available ring nor in a completion that it was not told of.
+    fn free(&self, memory: &Memory) -> Result<u16, QueueError> {
+        let available = self.rings.avail_idx(memory, Ordering::Acquire)?.0;
+        let waiting = available.wrapping_sub(self.rings.next_avail());
+        Ok(self.rings.size().saturating_sub(waiting).saturating_sub(self.lazy_descriptors))
+    }
+
+    /// Changes with every chain that is handed back.
+    pub(super) fn completions(&self) -> u16 {
+        self.rings.next_used()
     }
 
     /// Asks for the doorbell when there is more. `true`: there is more already, and the doorbell may not ring.
@@ -133,7 +152,7 @@ impl VirtQueue {
         if self.lazy == 0 {
             return Ok(false);
         }
-        (self.urgent, self.lazy, self.lazy_bytes) = (false, 0, 0);
+        (self.urgent, self.lazy, self.lazy_descriptors, self.lazy_bytes) = (false, 0, 0, 0);
         let told = self.rings.needs_notification(memory)?;
         if self.rings.event_idx_enabled() {
             return Ok(told);

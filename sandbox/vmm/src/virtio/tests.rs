@@ -1,17 +1,11 @@
-//! The transport by itself, and the device thread. Names with "cve" are for classes of bugs that other monitors have had.
+//! The transport by itself. Names with "cve" are for classes of bugs that other monitors have had.
 
-use std::{
-    os::{
-        fd::{AsRawFd, BorrowedFd},
-        unix::net::UnixStream,
-    },
-    sync::{Arc, Mutex, mpsc},
-};
+use std::os::unix::net::UnixStream;
 
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    EventLoop, Rng, Transport, Vsock,
+    Rng, Transport, Vsock,
     driver::{BUFFERS, Driver, Ring, memory},
     registers::{features, interrupt, status},
 };
@@ -297,39 +291,4 @@ fn states_that_cannot_be_are_refused() {
         assert!(transport.restore(&state).is_err(), "{state:?}");
     }
     Transport::new(memory(), Box::new(rng())).unwrap().restore(&good).unwrap();
-}
-
-#[test]
-fn the_thread_serves_doorbells_pauses_resumes_and_stops() {
-    let mut driver = Driver::started(rng());
-    let (started, hook) = mpsc::channel();
-    let transport = Transport::new(driver.memory.clone(), Box::new(rng())).unwrap();
-    let transport = Arc::new(Mutex::new(std::mem::replace(&mut driver.transport, transport)));
-    let devices = EventLoop::start(vec![Arc::clone(&transport)], move || started.send(()).is_ok()).unwrap();
-    hook.recv().unwrap();
-    let (doorbell, interrupt) = {
-        let transport = transport.lock().unwrap();
-        let blocking = transport.interrupt().try_clone().unwrap();
-        // SAFETY: the eventfd is open for as long as the transport lives.
-        let descriptor = unsafe { BorrowedFd::borrow_raw(transport.interrupt().as_raw_fd()) };
-        rustix::io::ioctl_fionbio(descriptor, false).unwrap();
-        (transport.doorbells()[0].try_clone().unwrap(), blocking)
-    };
-    for round in 0..100 {
-        let paused = round % 10 == 0;
-        if paused {
-            devices.pause();
-        }
-        driver.add(0, &[(BUFFERS, 32, true)]);
-        doorbell.write(1).unwrap();
-        if paused {
-            assert_eq!(driver.used(0), []);
-            devices.resume();
-        }
-        interrupt.read().unwrap();
-        assert_eq!(driver.used(0), [(round % 8, 32)]);
-    }
-    devices.stop();
-    assert_eq!(Arc::strong_count(&transport), 1, "the thread has gone");
-    assert_eq!(transport.lock().unwrap().device().id(), 4);
 }

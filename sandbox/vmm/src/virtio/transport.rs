@@ -133,9 +133,11 @@ impl Transport {
 // === impl Transport: for the device thread ===
 
 impl Transport {
-    /// A doorbell has rung; it is not read, the device looks at all its queues.
-    pub fn doorbell_rang(&mut self) {
+    /// A doorbell has rung; it is not read, the device looks at all its queues. Whether it has found something to do.
+    pub fn doorbell_rang(&mut self) -> bool {
+        let before = self.completions();
         self.process();
+        self.completions() != before
     }
 
     /// One of the device's [`sources`](Device::sources) is ready.
@@ -159,6 +161,11 @@ impl Transport {
             Ok(false) => {}
             Err(error) => self.fail(error.into()),
         }
+    }
+
+    /// Of all queues. They are far fewer in one round than there are numbers.
+    fn completions(&self) -> u16 {
+        self.running.iter().map(VirtQueue::completions).fold(0, u16::wrapping_add)
     }
 
     fn is_running(&self) -> bool {

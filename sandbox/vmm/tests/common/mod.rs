@@ -4,17 +4,32 @@
 //! be, with `WATERWHEEL_GUEST_KERNEL` naming the kernel, and counts that they ran.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part")]
+#![allow(unsafe_code, reason = "gives a child its descriptors by number")]
 
-use std::{fs::File, io::Write, path::PathBuf};
+use std::{
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::process::CommandExt,
+    },
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use kvm_ioctls::Kvm;
+use vm_memory::{Bytes, GuestAddress};
 use vmm::{
-    arch::x86_64::boot::Linux,
+    arch::x86_64::{
+        boot::{self, Linux},
+        registers::EntryPoint,
+    },
     command_line,
     image_file::ImageFile,
     machine::{Machine, Parts},
     seccomp::Filters,
-    virtio::Device,
+    virtio::{Device, Memory},
 };
 
 /// Little memory that the guest kernel boots in.
@@ -53,6 +68,33 @@ pub fn linux(init: &[u8], vcpus: u8, devices: Vec<Box<dyn Device>>, debug_consol
         command_line,
     };
     Machine::with_linux(kvm(), parts(MEMORY_MIB, vcpus, devices), &mut linux).expect("a machine")
+}
+
+/// The monitor's process, with these descriptors under these numbers.
+pub fn spawn(given: Vec<(OwnedFd, RawFd)>) -> Child {
+    let program =
+        std::env::var_os("WATERWHEEL_VMM").map_or_else(|| env!("CARGO_BIN_EXE_vmm").into(), PathBuf::from);
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: between fork and exec it only duplicates descriptors that live in `given`, first to numbers out of the way.
+    unsafe {
+        command.pre_exec(move || {
+            for (owned, number) in &given {
+                if libc::dup2(owned.as_raw_fd(), number + 100) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            for (_, number) in &given {
+                if libc::dup2(number + 100, *number) < 0 || libc::close(number + 100) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let child = command.spawn().expect("start the monitor");
+    drop(command);
+    child
 }
 
 /// A cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst) of `/init` and device files.
@@ -170,4 +212,40 @@ pub fn greeter(text: &str) -> Vec<u8> {
 pub fn say(text: u32, length: usize) -> Vec<u8> {
     let length = u32::try_from(length).expect("a short text");
     syscall(WRITE, [Value::Number(1), Value::Number(text), Value::Number(length)])
+}
+
+/// A machine without a kernel: `code` begins in long mode at [`CODE`].
+pub fn bare(code: &[u8], parts: Parts) -> Machine {
+    boot::write_tables(&parts.memory, 1).expect("tables");
+    parts.memory.write_slice(code, GuestAddress(CODE)).expect("code");
+    let entry = EntryPoint { instruction: CODE, zero_page: 0 };
+    Machine::with_entry(kvm(), parts, entry).expect("a machine")
+}
+
+pub const CODE: u64 = 0x10_0000;
+
+/// Fills the 16 MiB from `start` on, so that they are there already and only the monitor can grow. By the page: a large buffer of this
+/// process would be counted with the monitor's.
+pub fn fill(memory: &Memory, start: u64, byte: u8) {
+    for address in (start..start + (16 << 20)).step_by(4096) {
+        memory.write_slice(&[byte; 4096], GuestAddress(address)).expect("guest memory");
+    }
+}
+
+/// `HOSTILE_SECONDS`: for how long a hostile guest does its worst.
+pub fn hostile_time() -> Duration {
+    let seconds = std::env::var("HOSTILE_SECONDS").map_or(5, |seconds| seconds.parse().expect("seconds"));
+    Duration::from_secs(seconds)
+}
+
+/// Of all mappings of a process but its guest's memory, of [`MEMORY_MIB`]. That one's host may make huge pages of it at any time.
+pub fn resident_kib(process: u32) -> u32 {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/smaps")).expect("smaps");
+    let values = |name: &str| -> Vec<u32> {
+        let lines = maps.lines().filter_map(|line| line.strip_prefix(name)?.trim().strip_suffix("kB"));
+        lines.map(|value| value.trim().parse().expect("a number")).collect()
+    };
+    let (sizes, resident) = (values("Size:"), values("Rss:"));
+    let guest = MEMORY_MIB * 1024;
+    sizes.iter().zip(resident).filter(|(size, _)| **size < guest).map(|(_, resident)| resident).sum()
 }

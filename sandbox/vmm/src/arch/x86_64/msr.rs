@@ -7,6 +7,10 @@ use vmm_sys_util::errno;
 const TSC: u32 = 0x10;
 const SYSENTER: std::ops::RangeInclusive<u32> = 0x174..=0x176;
 const MISC_ENABLE: u32 = 0x1A0;
+/// Base and mask of the variable ranges: KVM has eight.
+const MTRR_VARIABLE: std::ops::RangeInclusive<u32> = 0x200..=0x20F;
+/// Of 64 KiB, 16 KiB and 4 KiB.
+const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26A, 0x26B, 0x26C, 0x26D, 0x26E, 0x26F];
 const MTRR_DEFAULT_TYPE: u32 = 0x2FF;
 const TSC_DEADLINE: u32 = 0x6E0;
 /// STAR, LSTAR, CSTAR, SYSCALL_MASK.
@@ -57,10 +61,13 @@ pub fn write(vcpu: &VcpuFd, values: &[kvm_msr_entry]) -> Result<(), MsrError> {
     Ok(())
 }
 
-/// All that this kind of machine can save, of the virtual CPU at hand.
+/// All that this kind of machine can save, of the virtual CPU at hand: what KVM lists, and the MTRRs, which it keeps but does not list.
 pub fn save(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>, MsrError> {
     let list = kvm.get_msr_index_list().map_err(MsrError::List)?;
-    let mut values = read(vcpu, list.as_slice())?;
+    let mut indices = list.as_slice().to_vec();
+    let mtrrs = MTRR_VARIABLE.chain(MTRR_FIXED).chain([MTRR_DEFAULT_TYPE]);
+    indices.extend(mtrrs.filter(|index| !list.as_slice().contains(index)));
+    let mut values = read(vcpu, &indices)?;
     revive_deadline(&mut values);
     Ok(values)
 }

@@ -28,6 +28,14 @@ pub(super) const TX_BUFFERS: u64 = BUFFERS + 0x20_0000;
 /// What the guest says it can hold.
 pub(super) const GUEST_BUFFER: u32 = 256 * 1024;
 
+/// Of [`Guest::operations`].
+pub(super) const RESET: (u16, u32) = (Operation::Reset as u16, 0);
+
+/// Bytes that are not the same if one is lost, or a packet comes twice.
+pub(super) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|n| (n * 31 + n / 4096) as u8).collect()
+}
+
 /// A guest with one socket, and the host at the other end.
 pub(super) struct Guest {
     pub(super) driver: Driver,
@@ -113,7 +121,7 @@ impl Guest {
         if self.driver.rings[TX].wants_doorbell(&memory) {
             match &self.thread {
                 Some(doorbells) => doorbells[TX].write(1).unwrap(),
-                None => self.driver.transport.doorbell_rang(),
+                None => drop(self.driver.transport.doorbell_rang()),
             }
         }
     }

@@ -21,7 +21,8 @@
 //! handler reads the cause and acknowledges it) and one for the doorbell of the answer. That the answer's buffer is free again is told with the next
 //! interrupt. Doorbells of the rx queue are only asked for while a packet waits for a buffer.
 //!
-//! **Ends.** Each side's "I send no more" and "I take no more" are told to the other separately, after everything that was sent before them.
+//! **Ends.** Each side's "I send no more" and "I take no more" are told to the other separately, after everything that was sent before them. A
+//! stream that has hung up is read to its end before the monitor hears of it ([`hangup`]).
 //!
 //! The third queue is for events of the transport (migration), which there are none of.
 
@@ -29,7 +30,10 @@ pub mod connection;
 #[cfg(test)]
 mod connection_tests;
 #[cfg(test)]
+mod ends_tests;
+#[cfg(test)]
 mod guest;
+mod hangup;
 pub mod packet;
 mod state;
 #[cfg(test)]
@@ -47,14 +51,12 @@ use std::{
 
 use rustix::net::{SendFlags, send};
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-use vmm_sys_util::{
-    epoll::EventSet,
-    eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
-};
+use vmm_sys_util::{epoll::EventSet, eventfd::EventFd};
 
 pub use self::state::VsockState;
 use self::{
-    connection::{Connection, Received},
+    connection::{Connection, Phase, Received},
+    hangup::Hangup,
     packet::{HEADER, HEADER_LENGTH, Header},
 };
 use super::{
@@ -80,8 +82,9 @@ const KEEP: usize = 16 * 1024;
 /// Bytes copied at a time from the guest to the outbox.
 const STEP: u32 = 4096;
 
-/// The source of events that is the stream; the others are timers.
+/// The sources of events: the stream, the timer of its hang-up, and those of limits, if there are any.
 const STREAM: usize = 0;
+const HANGUP: usize = 1;
 
 /// The socket device.
 #[derive(Debug)]
@@ -99,7 +102,7 @@ pub struct Vsock {
     outbox: VecDeque<u8>,
     to_guest: Throttle,
     from_guest: Throttle,
-    hangup: EventFd,
+    hangup: Hangup,
     /// For the packet at hand.
     chain: Chain,
 }
@@ -128,14 +131,15 @@ impl Vsock {
             outbox: VecDeque::new(),
             to_guest: Throttle::new(limits)?,
             from_guest: Throttle::new(limits)?,
-            hangup: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            hangup: Hangup::new()?,
             chain: Chain::default(),
         })
     }
 
-    /// Is written to when the host's end of the stream has gone: nobody is there for the guest any more. Not when the guest has ended it.
+    /// Is written to when the host's end of the stream has gone, and what came from it is with the guest: nobody is there for it any more. Not
+    /// when the guest has ended it.
     pub fn hangup(&self) -> io::Result<EventFd> {
-        self.hangup.try_clone()
+        self.hangup.event()
     }
 }
 
@@ -315,6 +319,33 @@ impl Vsock {
     }
 }
 
+// === impl Vsock: the stream ===
+
+impl Vsock {
+    fn stream_ready(&mut self, events: EventSet) {
+        let ended = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        self.readable |= ended || events.intersects(EventSet::IN | EventSet::READ_HANG_UP);
+        self.writable |= ended || events.contains(EventSet::OUT);
+        if ended && self.hangup.hung_up() && !self.write_shut {
+            // It was not the guest that ended this direction.
+            self.connection.host_stopped_receiving();
+            self.drop_outbox();
+        }
+        // Here too: a device that is not running is not asked to process anything.
+        self.settle_hangup();
+    }
+
+    fn settle_hangup(&mut self) {
+        if self.read_shut && self.write_shut {
+            return;
+        }
+        let guest_reads = self.connection.phase() == Phase::Connected && self.connection.guest().receives;
+        // A guest that is done sending takes the end, too, and then ends the connection. Of the others nobody would hear the answer.
+        let end_is_taken = !self.connection.host().sends && !self.write_shut;
+        self.hangup.settle(guest_reads && !end_is_taken);
+    }
+}
+
 impl Device for Vsock {
     fn id(&self) -> u32 {
         VIRTIO_ID_VSOCK
@@ -329,8 +360,8 @@ impl Device for Vsock {
     }
 
     fn sources(&self) -> Vec<BorrowedFd<'_>> {
-        let timers = [self.to_guest.source(), self.from_guest.source()];
-        [self.stream.as_fd()].into_iter().chain(timers.into_iter().flatten()).collect()
+        let limits = [self.to_guest.source(), self.from_guest.source()];
+        [self.stream.as_fd(), self.hangup.timer()].into_iter().chain(limits.into_iter().flatten()).collect()
     }
 
     fn interest(&self, source: usize) -> EventSet {
@@ -342,17 +373,10 @@ impl Device for Vsock {
     }
 
     fn ready(&mut self, source: usize, events: EventSet) {
-        if source != STREAM {
-            return;
-        }
-        let ended = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        self.readable |= ended || events.intersects(EventSet::IN | EventSet::READ_HANG_UP);
-        self.writable |= ended || events.contains(EventSet::OUT);
-        if ended && !(self.read_shut && self.write_shut) {
-            self.connection.host_stopped_receiving();
-            self.drop_outbox();
-            // It fails when the counter is full, and then it has been told.
-            let _ = self.hangup.write(1);
+        match source {
+            STREAM => self.stream_ready(events),
+            HANGUP => self.hangup.expired(),
+            _ => {}
         }
     }
 
@@ -365,6 +389,7 @@ impl Device for Vsock {
         let stop = self.take_from_guest(memory, from_guest)?;
         self.pass_on_ends();
         let work = self.give_to_guest(memory, to_guest)?;
+        self.settle_hangup();
         Ok(match stop {
             Stop::Round => Work::More,
             Stop::Congested if !self.connection.is_congested() => Work::More,
