@@ -105,3 +105,84 @@ impl Launcher {
 fn unreadable(error: impl std::fmt::Display) -> InvokeError {
     InvokeError::ArtefactUnreadable { reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use control::{ControlConfig, LocalKeyring};
+    use futures::future::BoxFuture;
+    use sandbox::UnpackError;
+    use types::{DeploymentId, FunctionArn, RuntimeName, SystemClock, Version};
+
+    use super::*;
+
+    const MEMORY: u32 = 128;
+    const OVERHEAD: u32 = 40;
+
+    /// Takes memory for its walls, and starts nothing.
+    struct Walls;
+
+    impl Isolation for Walls {
+        fn start(&self, _: EnvironmentSpec) -> BoxFuture<'_, Result<Environment, StartError>> {
+            Box::pin(std::future::ready(Err(StartError::Code)))
+        }
+
+        fn open_code(&self, _: &[u8], directory: PathBuf) -> Result<Code, UnpackError> {
+            Err(UnpackError::Io { path: directory, source: std::io::ErrorKind::NotFound.into() })
+        }
+
+        fn overhead(&self, _: MemorySize) -> MemorySize {
+            MemorySize(OVERHEAD)
+        }
+
+        fn close(&self) {}
+
+        fn runtimes(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    fn function() -> Arc<FunctionSpec> {
+        let arn = FunctionArn {
+            region: "us-east-1".parse().unwrap(),
+            account: "000000000000".parse().unwrap(),
+            name: "f".parse().unwrap(),
+        };
+        Arc::new(FunctionSpec {
+            arn,
+            version: Version::Latest,
+            deployment: DeploymentId::random(),
+            runtime: RuntimeName::new("python3.11"),
+            handler: String::new(),
+            memory: MemorySize(MEMORY),
+            ephemeral_storage: MemorySize(512),
+            timeout: Duration::from_secs(3),
+            role: String::new(),
+        })
+    }
+
+    /// Tries to start an environment on a worker with `total` MB for environments.
+    async fn launch(total: u32) -> (InvokeError, Capacity) {
+        let directory = tempfile::tempdir().unwrap();
+        let (region, account) = ("us-east-1".parse().unwrap(), "000000000000".parse().unwrap());
+        let config = ControlConfig::new(directory.path().to_owned(), region, account, Arc::new(Vec::new));
+        let keys = LocalKeyring::open_or_create(&directory.path().join("keyring")).unwrap();
+        let control = ControlPlane::open(config, Arc::new(keys), Arc::new(SystemClock)).unwrap();
+        let capacity = Capacity::new(total, Duration::ZERO);
+        let launcher =
+            Launcher::new(control, Arc::new(Walls), directory.path().join("code"), capacity.clone());
+        let launched = launcher.launch(&function(), &CodeCell::default(), "stream".to_owned()).await;
+        (launched.err().unwrap(), capacity)
+    }
+
+    #[tokio::test]
+    async fn memory_is_set_aside_for_an_environments_walls_too_and_comes_back() {
+        let (refused, _) = launch(MEMORY + OVERHEAD - 1).await;
+        assert!(matches!(refused, InvokeError::Unavailable { .. }), "{refused}");
+        // With room for both it comes as far as the function's code, which is not there.
+        let (failed, capacity) = launch(MEMORY + OVERHEAD).await;
+        assert!(matches!(failed, InvokeError::ArtefactUnreadable { .. }), "{failed}");
+        assert_eq!(capacity.free(), usize::try_from(MEMORY + OVERHEAD).unwrap());
+    }
+}

@@ -1,29 +1,19 @@
 //! A live environment: frames in, frames out, and the means to end it.
 
-use std::{
-    io::{self, Read},
-    process::Child,
-    sync::Arc,
-    time::Instant,
-};
+use std::{io, os::unix::net::UnixStream, sync::Arc, time::Instant};
 
-use jail::cgroup::{Cgroup, CpuQuota};
+use jail::cgroup::{Cgroup, CpuQuota, cpu_quota_for};
 use protocol::{AgentFrame, DecodeError, Decoder, InvokerFrame, Usage};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use rustix::event::Timespec;
 use tokio::sync::Notify;
-use types::limits;
+use types::{MemorySize, limits};
 
-use crate::{Code, stream::AgentStream, uids::UidLease};
+use crate::{Code, StartError, guest::JailProcess, stream::AgentStream, uids::UidLease};
 
 /// Room made for each read: most frames of a warm invocation arrive in one.
 const READ_BYTES: usize = 32 * 1024;
 /// Buffers that grew beyond this for one large payload are given back.
 const KEEP_BYTES: usize = 256 * 1024;
-/// Most of a failed environment's last words that are kept.
-const DIAGNOSTICS_BYTES: u64 = 4096;
 
 /// How long an environment whose stream has ended may take to say why.
 const LAST_WORDS_TIMEOUT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -56,10 +46,11 @@ pub struct Environment {
     init_over: Arc<Notify>,
 }
 
-/// What must be cleared away when an environment ends.
+/// What must be cleared away when an environment ends. Dropping it does so too, in the order of the fields, but blocks and
+/// tells nobody what went wrong.
 #[derive(Debug)]
 pub(crate) struct Remains {
-    pub(crate) jail: Child,
+    pub(crate) jail: JailProcess,
     pub(crate) cgroup: Cgroup,
     /// Held so that the code stays in memory as long as it is mounted, and the uids are not given to another.
     pub(crate) code: Option<Arc<Code>>,
@@ -67,23 +58,24 @@ pub(crate) struct Remains {
 }
 
 impl Environment {
+    /// `memory` is the function's, and gives it its share of CPU. Call within a tokio runtime.
     pub(crate) fn new(
-        stream: AgentStream,
-        cpu_after_init: CpuQuota,
+        stream: UnixStream,
+        memory: MemorySize,
         remains: Remains,
         init_over: Arc<Notify>,
-    ) -> Self {
-        Self {
-            stream,
+    ) -> Result<Self, StartError> {
+        Ok(Self {
+            stream: AgentStream::new(stream).map_err(StartError::Spawn)?,
             decoder: Decoder::new(),
             out: Vec::new(),
-            cpu_after_init,
+            cpu_after_init: cpu_quota_for(u64::from(memory.0)),
             started: Instant::now(),
             remains: Some(remains),
             usage: None,
             lost: false,
             init_over,
-        }
+        })
     }
 
     /// When the agent could begin to start the runtime: the init phase counts from here.
@@ -182,7 +174,7 @@ impl Environment {
             return String::new();
         };
         let clear = || {
-            remains.let_end(LAST_WORDS_TIMEOUT);
+            remains.jail.let_end(LAST_WORDS_TIMEOUT);
             remains.clear()
         };
         tokio::task::spawn_blocking(clear).await.unwrap_or_default()
@@ -206,18 +198,10 @@ impl Drop for Environment {
 }
 
 impl Remains {
-    /// Waits until the jail has ended by itself, for at most `timeout`.
-    fn let_end(&self, timeout: Timespec) {
-        let pidfd = pidfd_open(Pid::from_child(&self.jail), PidfdFlags::empty());
-        if let Ok(pidfd) = pidfd {
-            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
-        }
-    }
-
     /// As [`Self::clear`]. If the environment was `lost`, its programs get a moment to say why, and the log has it.
     fn clear_and_tell(self, lost: bool) {
         if lost {
-            self.let_end(LAST_WORDS_TIMEOUT);
+            self.jail.let_end(LAST_WORDS_TIMEOUT);
         }
         let words = self.clear();
         if lost && !words.is_empty() {
@@ -227,20 +211,15 @@ impl Remains {
 
     /// Ends every process, removes the cgroup, and returns the jail's last words. Blocks for as long as the kernel needs.
     pub(crate) fn clear(mut self) -> String {
-        // PID 1 dies with the jail (it asked the kernel for that), and the whole pid namespace with PID 1.
-        let _ = self.jail.kill();
+        self.jail.kill();
         if let Err(error) = self.cgroup.kill() {
             tracing::error!(%error, "an environment's processes could not be ended");
         }
-        let _ = self.jail.wait();
-        let mut words = Vec::new();
-        if let Some(stderr) = self.jail.stderr.take() {
-            let _ = stderr.take(DIAGNOSTICS_BYTES).read_to_end(&mut words);
-        }
+        let words = self.jail.last_words();
         if let Err(error) = self.cgroup.remove() {
             tracing::error!(%error, "an environment's cgroup could not be removed");
         }
         drop((self.code, self.uids));
-        String::from_utf8_lossy(&words).trim().to_owned()
+        words
     }
 }

@@ -1,7 +1,7 @@
 //! The programs around and inside environments, carried in this binary and handed over as sealed memory files.
 
 use std::{
-    io,
+    io::{self, Read},
     os::{
         fd::OwnedFd,
         unix::{net::UnixStream, process::CommandExt},
@@ -11,7 +11,11 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 pub(crate) static AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 static JAIL: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/jail"));
@@ -23,6 +27,9 @@ const PROGRAM_FD: i32 = 4;
 const STREAM_FD: i32 = 5;
 /// And what its program needs besides.
 const FURTHER_FDS: i32 = 6;
+
+/// Most of a jail's last words that are kept.
+const LAST_WORDS_BYTES: u64 = 4096;
 
 /// Memory files of the guest programs, made once per worker; nobody can change them any more.
 #[derive(Debug)]
@@ -56,6 +63,47 @@ pub(crate) fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
+/// A jail's first process. Dropping it ends the jail and leaves no zombie, whatever was under way with it.
+#[derive(Debug)]
+pub(crate) struct JailProcess(Child);
+
+impl JailProcess {
+    /// PID 1 dies with the jail (it asked the kernel for that), and the whole pid namespace with PID 1.
+    pub(crate) fn kill(&mut self) {
+        // Fails only for one that has ended.
+        let _ = self.0.kill();
+    }
+
+    /// Waits until it has ended by itself, for at most `timeout`.
+    pub(crate) fn let_end(&self, timeout: Timespec) {
+        let pidfd = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty());
+        if let Ok(pidfd) = pidfd {
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout));
+        }
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(Some(_)) | Err(_))
+    }
+
+    /// Waits until it has ended, and returns what it and its program said last.
+    pub(crate) fn last_words(mut self) -> String {
+        let _ = self.0.wait();
+        let mut words = Vec::new();
+        if let Some(stderr) = self.0.stderr.take() {
+            let _ = stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words);
+        }
+        String::from_utf8_lossy(&words).trim().to_owned()
+    }
+}
+
+impl Drop for JailProcess {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts a jail around `program`.
 pub(crate) fn spawn_jail(
     jail: &OwnedFd,
@@ -63,7 +111,7 @@ pub(crate) fn spawn_jail(
     program: &OwnedFd,
     stream: UnixStream,
     further: Vec<OwnedFd>,
-) -> io::Result<Child> {
+) -> io::Result<JailProcess> {
     let mapping = |parent_fd: OwnedFd, child_fd| FdMapping { parent_fd, child_fd };
     let mut mappings = vec![
         mapping(documents, SPEC_FD),
@@ -82,5 +130,5 @@ pub(crate) fn spawn_jail(
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     command.fd_mappings(mappings).map_err(io::Error::other)?;
-    command.spawn()
+    command.spawn().map(JailProcess)
 }

@@ -188,7 +188,7 @@ impl PreparedJail {
 
     /// Whether somebody killed it.
     fn has_ended(&mut self) -> bool {
-        self.remains.as_mut().is_none_or(|remains| matches!(remains.jail.try_wait(), Ok(Some(_)) | Err(_)))
+        self.remains.as_mut().is_none_or(|remains| remains.jail.has_ended())
     }
 
     /// Makes it one function's. `remains.code` stays with what is left to clear away.

@@ -34,8 +34,10 @@ pub use environment::{Environment, EnvironmentGone};
 pub use image::{RuntimeCatalog, UnpackError};
 pub use isolation::{EnvironmentSpec, Isolation, StartError};
 pub use microvm::{
-    MicrovmIsolation, MicrovmIsolationConfig, NoMicrovm, has_hardware_virtualisation, test_boot,
+    MicrovmIsolation, MicrovmIsolationConfig, MicrovmLimits, NoMicrovm, has_hardware_virtualisation,
+    test_boot,
 };
 pub use process::{ProcessIsolation, ProcessIsolationConfig};
 pub use protocol::{AgentFrame, Invoke, InvokerFrame, LogStream, ResponseMode};
+pub use vmm::rate_limiter::{Limits as RateLimits, Rate};
 pub use worker::{PrepareError, WorkerDirectory};

@@ -27,20 +27,19 @@ use std::{
 
 use futures::future::BoxFuture;
 use image::{GuestKernel, InstalledRuntime, RuntimeCatalog, UnpackError};
-use jail::cgroup::cpu_quota_for;
 use protocol::guest;
 use tokio::sync::Notify;
 use types::MemorySize;
+use vmm::rate_limiter::Limits;
 
 pub use test_boot::{NoMicrovm, has_hardware_virtualisation, test_boot};
 
 use crate::{
     Code, Environment, EnvironmentSpec, Isolation, StartError,
-    environment::Remains,
     greeting::{greet, start_frame},
-    stream::AgentStream,
 };
 use monitor::{Machine, Monitors, open_read_only};
+use test_boot::boot_and_sweep;
 
 /// What a guest's kernel and agent need beyond the function's memory, MiB, and a 64th of that for the kernel's account of
 /// each page. Measured: a function in a guest of 160 MiB is out of memory at 135 MiB.
@@ -68,6 +67,16 @@ pub struct MicrovmIsolationConfig {
     pub uid_base: u32,
     /// Time from the monitor's start to the agent's first word.
     pub setup_timeout: Duration,
+    pub limits: MicrovmLimits,
+}
+
+/// How fast the devices of one environment are. Nothing is limited by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MicrovmLimits {
+    /// Of each disk: its runtime's, its code's.
+    pub disk: Limits,
+    /// Of the stream to the server, in each direction.
+    pub stream: Limits,
 }
 
 /// See the module.
@@ -81,14 +90,20 @@ pub struct MicrovmIsolation {
 impl MicrovmIsolation {
     /// Prepares the worker: removes what a killed run left over, and opens the guest kernel that stands beside the runtimes,
     /// each of which must have its disk image.
-    /// That VMs boot here is not looked into: [`test_boot`] does.
+    /// That VMs boot here is not looked into: [`Self::test_boot`] does.
     pub fn open(config: MicrovmIsolationConfig, runtimes: RuntimeCatalog) -> Result<Self, NoMicrovm> {
-        let kernel = find_kernel(runtimes.dir())?;
         if let Some(runtime) = runtimes.list().into_iter().find(|runtime| runtime.image.is_none()) {
             return Err(NoMicrovm::NoImage { runtime: runtime.name });
         }
-        let monitors = Monitors::open(&kernel, &config.cgroup, config.uid_base)?;
+        let kernel = find_kernel(runtimes.dir())?;
+        let monitors = Monitors::open(&kernel, &config.cgroup, config.uid_base, config.limits)?;
         Ok(Self { config, runtimes, monitors: Arc::new(monitors) })
+    }
+
+    /// Boots the kernel to the agent's hello and says how long it took. Removes the cgroup: call it before any environment
+    /// is started. Call within a tokio runtime.
+    pub async fn test_boot(&self) -> Result<Duration, NoMicrovm> {
+        boot_and_sweep(self.monitors.clone()).await
     }
 
     async fn start_environment(&self, spec: EnvironmentSpec) -> Result<Environment, StartError> {
@@ -96,11 +111,8 @@ impl MicrovmIsolation {
         let runtime = self.runtimes.get(name);
         let runtime = runtime.ok_or_else(|| StartError::RuntimeNotInstalled { runtime: name.to_owned() })?;
         let machine = machine(&spec, &runtime)?;
-        let (monitors, code) = (self.monitors.clone(), spec.code.clone());
-        let started = tokio::task::spawn_blocking(move || monitors.start(machine, Some(code)));
-        let (stream, remains) =
-            started.await.map_err(|error| StartError::Spawn(io::Error::other(error)))??;
-        let environment = environment(stream, remains, spec.function.memory)?;
+        let environment =
+            begin(self.monitors.clone(), machine, Some(spec.code.clone()), spec.function.memory).await?;
         let start = start_frame(&spec, &runtime, (AGENT_UID, FUNCTION_UID));
         let mut environment = greet(environment, &start, self.config.setup_timeout).await?;
         environment.init_begins();
@@ -121,7 +133,8 @@ impl Isolation for MicrovmIsolation {
         MemorySize(guest_memory(memory) - memory.0 + monitor::MONITOR_MIB)
     }
 
-    /// Nothing is prepared ahead yet.
+    /// Nothing is prepared ahead: a jail that waits takes a document, a monitor takes descriptors; and most of a start is the
+    /// guest's boot, which only a snapshot saves.
     fn close(&self) {}
 
     fn runtimes(&self) -> Vec<String> {
@@ -133,14 +146,20 @@ fn find_kernel(directory: &Path) -> Result<GuestKernel, NoMicrovm> {
     GuestKernel::find(directory).ok_or_else(|| NoMicrovm::NoKernel { directory: directory.to_owned() })
 }
 
-fn environment(
-    stream: std::os::unix::net::UnixStream,
-    remains: Remains,
+/// Starts a monitor; its VM boots when this returns. `memory` is the function's.
+async fn begin(
+    monitors: Arc<Monitors>,
+    machine: Machine,
+    code: Option<Arc<Code>>,
     memory: MemorySize,
 ) -> Result<Environment, StartError> {
-    let stream = AgentStream::new(stream).map_err(StartError::Spawn)?;
-    let cpu = cpu_quota_for(u64::from(memory.0));
-    Ok(Environment::new(stream, cpu, remains, Arc::new(Notify::new())))
+    // An environment when it comes out of there: if nobody waits for it any more, it ends as every environment does.
+    let start = move || {
+        let (stream, remains) = monitors.start(machine, code)?;
+        Environment::new(stream, memory, remains, Arc::new(Notify::new()))
+    };
+    let started = tokio::task::spawn_blocking(start).await;
+    started.map_err(|error| StartError::Spawn(io::Error::other(error)))?
 }
 
 /// The VM of one environment.

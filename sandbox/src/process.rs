@@ -10,22 +10,17 @@
 //! The jail watches this process and ends its environment when this process ends, however that happens; only the cgroup is
 //! left then, and the next start of the worker removes it.
 
-use std::{io, os::unix::net::UnixStream as StdUnixStream, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use image::{InstalledRuntime, RuntimeCatalog, UnpackError};
-use jail::{
-    Bind, Files,
-    cgroup::{Hierarchy, cpu_quota_for},
-};
+use jail::{Bind, Files, cgroup::Hierarchy};
 use types::MemorySize;
 
 use crate::{
     Code, Environment, EnvironmentSpec, Isolation, StartError,
-    environment::Remains,
     greeting::{greet, start_frame},
     jails::{Jails, PreparedJail},
-    stream::AgentStream,
 };
 
 /// Bounds of process isolation.
@@ -88,27 +83,18 @@ impl ProcessIsolation {
     ) -> Result<Environment, StartError> {
         let files = files(spec, runtime)?;
         let (jails, memory, code) = (self.jails.clone(), spec.function.memory, spec.code.clone());
+        // An environment when it comes out of there: if nobody waits for it any more, it ends as every environment does.
         let admit = move || {
             let prepared = prepared.map_or_else(|| jails.prepare(), Ok)?;
             let uids = prepared.uids();
-            prepared.admit(memory, &files, code).map(|admitted| (admitted, uids))
+            let (stream, remains) = prepared.admit(memory, &files, code)?;
+            Environment::new(stream, memory, remains, jails.init_over())
+                .map(|environment| (environment, uids))
         };
-        let ((stream, remains), uids) = tokio::task::spawn_blocking(admit)
+        let (environment, uids) = tokio::task::spawn_blocking(admit)
             .await
             .map_err(|error| StartError::Spawn(io::Error::other(error)))??;
-        let environment = self.environment(spec, stream, remains)?;
         greet(environment, &start_frame(spec, runtime, uids), self.config.setup_timeout).await
-    }
-
-    fn environment(
-        &self,
-        spec: &EnvironmentSpec,
-        stream: StdUnixStream,
-        remains: Remains,
-    ) -> Result<Environment, StartError> {
-        let stream = AgentStream::new(stream).map_err(StartError::Spawn)?;
-        let cpu = cpu_quota_for(u64::from(spec.function.memory.0));
-        Ok(Environment::new(stream, cpu, remains, self.jails.init_over()))
     }
 }
 

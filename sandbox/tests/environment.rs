@@ -4,12 +4,13 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use common::{Group, LIMIT, answer, frame, invoke, last_event, printed, spec};
-use sandbox::{AgentFrame, Isolation, ProcessIsolation, ProcessIsolationConfig, RuntimeCatalog, StartError};
+use common::{Group, LIMIT, answer, gone, initialised, invoke, kill, last_event, printed, spec, until};
+use sandbox::{Isolation, ProcessIsolation, ProcessIsolationConfig, RuntimeCatalog, StartError};
 
 fn isolation(test: &str) -> (Group, ProcessIsolation) {
     let group = Group::new(test);
@@ -24,15 +25,18 @@ fn isolation(test: &str) -> (Group, ProcessIsolation) {
     (group, isolation.expect("root and cgroups"))
 }
 
+/// The processes of a jail that waits for its function: supervisor and PID 1. An environment with a runtime has more.
+async fn prepared_jail(group: &Group) -> BTreeSet<i32> {
+    until("a jail is prepared", || group.jails().into_iter().find(|jail| jail.len() == 2)).await
+}
+
 #[tokio::test]
 async fn a_python_function_runs_prints_keeps_its_state_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let code = "import os\ncount = 0\ndef handler(event, context):\n    global count\n    count += 1\n    \
                 print('got', event)\n    return [event, count, os.environ['COLOUR'], os.getpid() != 1]\n";
     let (group, isolation) = isolation("state");
-    let mut environment =
-        isolation.start(spec(&isolation, directory.path(), "python3.11", code)).await.unwrap();
-    while frame(&mut environment).await != AgentFrame::Idle {}
+    let mut environment = initialised(&isolation, directory.path(), code).await;
     environment.end_init_boost().unwrap();
     assert!(!group.cgroups().is_empty(), "a live environment has cgroups");
 
@@ -57,14 +61,7 @@ async fn dropping_an_environment_ends_it() {
     let code = Arc::downgrade(&spec.code);
     let environment = isolation.start(spec).await.unwrap();
     drop(environment);
-    // The code tree is given up last, when processes and cgroups are gone.
-    let gone = tokio::task::spawn_blocking(move || {
-        let begun = std::time::Instant::now();
-        while code.strong_count() > 0 && begun.elapsed() < LIMIT {
-            std::thread::yield_now();
-        }
-    });
-    gone.await.unwrap();
+    gone(&code).await;
     drop(isolation);
     assert_eq!(group.cgroups(), Vec::<PathBuf>::new());
 }
@@ -74,9 +71,7 @@ async fn what_the_kernel_killed_for_memory_is_told_apart_from_other_ends() {
     let directory = tempfile::tempdir().unwrap();
     let (_group, isolation) = isolation("memory");
     let code = "def handler(event, context):\n    return len(bytearray(1 << 30))\n";
-    let mut environment =
-        isolation.start(spec(&isolation, directory.path(), "python3.11", code)).await.unwrap();
-    while frame(&mut environment).await != AgentFrame::Idle {}
+    let mut environment = initialised(&isolation, directory.path(), code).await;
     let end = last_event(&mut environment).await;
     assert!(environment.out_of_memory(), "ended with {end:?}");
     environment.stop().await;
@@ -88,34 +83,28 @@ async fn a_prepared_jail_that_was_killed_is_replaced_unnoticed() {
     let (group, isolation) = isolation("killed");
     let code = "def handler(event, context): return 'alive'\n";
     // The first start leaves a prepared jail behind as soon as its init phase is over.
-    let mut first = isolation.start(spec(&isolation, directory.path(), "python3.11", code)).await.unwrap();
-    while frame(&mut first).await != AgentFrame::Idle {}
+    let first = initialised(&isolation, directory.path(), code).await;
     first.end_init_boost().unwrap();
-    // Supervisor and PID 1; an environment with a runtime has more.
-    let found = tokio::task::spawn_blocking(move || {
-        let begun = std::time::Instant::now();
-        loop {
-            for cgroup in group.cgroups() {
-                let pids = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-                let pids: Vec<i32> = pids.lines().flat_map(str::parse).collect();
-                if pids.len() == 2 {
-                    return (group, pids);
-                }
-            }
-            assert!(begun.elapsed() < LIMIT, "no jail was prepared");
-            std::thread::yield_now();
-        }
-    });
-    let (_group, pids) = found.await.unwrap();
-    for pid in pids.into_iter().filter_map(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
-    let mut second = isolation
-        .start(spec(&isolation, &directory.path().join("second"), "python3.11", code))
-        .await
-        .unwrap();
-    while frame(&mut second).await != AgentFrame::Idle {}
+    let prepared = prepared_jail(&group).await;
+    kill(&prepared);
+    let mut second = initialised(&isolation, &directory.path().join("second"), code).await;
     assert_eq!(answer(&invoke(&mut second, "{}").await), "\"alive\"");
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_leaves_no_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let (group, isolation) = isolation("given-up");
+    let prepared = prepared_jail(&group).await;
+    let spec = spec(&isolation, directory.path(), "python3.11", "def handler(event, context): pass\n");
+    let mut start = tokio_test::task::spawn(isolation.start(spec));
+    assert!(start.poll().is_pending());
+    drop(start);
+    // A zombie is listed too.
+    let listed = |pid: &i32| Path::new("/proc").join(pid.to_string()).exists();
+    until("the jail's processes are gone", || (!prepared.iter().any(listed)).then_some(())).await;
+    drop(isolation);
+    assert_eq!(group.cgroups(), Vec::<PathBuf>::new());
 }
 
 #[tokio::test]

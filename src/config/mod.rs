@@ -11,14 +11,16 @@
 //! print` writes. A key that it does not name is refused in every layer; a key that [`Config`] does not read fails a test.
 
 mod layers;
+mod microvm;
 mod print;
 mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use types::{AccountId, Region};
 
 pub(crate) use layers::{ConfigError, Layers};
+pub(crate) use microvm::Microvm;
 pub(crate) use print::print;
 use value::{ByteSize, Optional};
 pub(crate) use value::{EXPECTED_DURATION, parse_duration};
@@ -32,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) account: Account,
     pub(crate) environments: Environments,
+    pub(crate) microvm: Microvm,
     pub(crate) runtimes: Runtimes,
     pub(crate) logs: Logs,
     pub(crate) telemetry: Telemetry,
@@ -61,6 +64,10 @@ pub(crate) struct Account {
     pub(crate) id: AccountId,
     pub(crate) region: Region,
 }
+
+/// Where environments may have their user ids from: above the system's and people's, with room below the end of the signed
+/// range, where some programs stop.
+pub(crate) const UID_BASES: RangeInclusive<u32> = 65_536..=2_000_000_000;
 
 /// What stands between a function and this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +118,7 @@ impl Config {
             server: Server::read(layers)?,
             account: Account { id: layers.get("account", "id")?, region: layers.get("account", "region")? },
             environments: Environments::read(layers)?,
+            microvm: Microvm::read(layers)?,
             runtimes: Runtimes { dir: layers.get::<Optional<PathBuf>>("runtimes", "dir")?.0 },
             logs: Logs { bytes_per_function: layers.get::<ByteSize>("logs", "bytes_per_function")?.0 },
             telemetry: Telemetry::read(layers)?,
@@ -174,13 +182,10 @@ impl Environments {
         })
     }
 
-    /// The ids must lie above the system's and people's, and leave room below the end of the signed range, where some
-    /// programs stop.
     fn read_uid_base(layers: &Layers) -> Result<u32, ConfigError> {
-        const RANGE: std::ops::RangeInclusive<u32> = 65_536..=2_000_000_000;
         let base: u32 = layers.get("environments", "uid_base")?;
-        if !RANGE.contains(&base) {
-            let expected = format!("{} to {}", RANGE.start(), RANGE.end());
+        if !UID_BASES.contains(&base) {
+            let expected = format!("{} to {}", UID_BASES.start(), UID_BASES.end());
             return Err(layers.refuse("environments", "uid_base", expected));
         }
         Ok(base)

@@ -18,6 +18,9 @@ NO_KERNEL = "no guest kernel is installed in .*: run waterwheel kernel build"
 NO_BOOT = "/dev/kvm exists, but a kernel did not reach its init|/dev/kvm cannot be opened"
 
 
+NO_IMAGE = "runtime python3.11 has no disk image: install erofs-utils and run waterwheel runtimes build"
+
+
 def reason_here():
     """Why microVMs do not run on this machine, with the runtimes and kernels that the tests have."""
     return NO_BOOT if list(RUNTIMES.glob("kernel-*/vmlinux")) else NO_KERNEL
@@ -30,6 +33,13 @@ def refused(server, tmp_path, *options, variables=()):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert done.returncode not in (0, -9), done.stderr
     return done.stderr
+
+
+def shared_kernel_warning(server):
+    """The one line that says that functions share a kernel, and why."""
+    warned = [line for line in server.stderr().splitlines() if "share this machine's kernel" in line]
+    assert len(warned) == 1 and "WARN" in warned[0], server.stderr()
+    return warned[0]
 
 
 @pytest.fixture
@@ -52,11 +62,34 @@ def test_microvm_can_be_asked_for_by_a_variable(server, tmp_path, without_kernel
     assert re.search(NO_KERNEL, said), said
 
 
+@pytest.fixture
+def without_images(tmp_path):
+    """A runtime as `runtimes build` leaves it where it finds nothing to make disk images with."""
+    manifest = (RUNTIMES / "python3.11/runtime.json").read_text()
+    runtime = tmp_path / "without-images/python3.11"
+    (runtime / json.loads(manifest)["root"]).mkdir(parents=True)
+    (runtime / "runtime.json").write_text(manifest)
+    return "--runtimes-dir", str(runtime.parent)
+
+
+def test_microvm_refuses_a_runtime_without_a_disk_image_and_says_what_to_do(server, tmp_path, without_images):
+    begun = time.monotonic()
+    said = refused(server, tmp_path, *without_images, "--isolation", "microvm")
+    assert time.monotonic() - begun < 10, "nothing was booted"
+    assert re.search(f'isolation = "microvm".*{NO_IMAGE}', said, re.DOTALL), said
+
+
+@pytest.mark.parametrize("place, reason", [("without_kernel", NO_KERNEL), ("without_images", NO_IMAGE)])
+def test_auto_says_what_microvms_lack_and_goes_on(new_server, request, place, reason):
+    _, runtimes = request.getfixturevalue(place)
+    server = new_server(config={"environments": {"isolation": "auto"}}, runtimes=runtimes).start()
+    assert re.search(reason, shared_kernel_warning(server)), server.stderr()
+
+
 @pytest.mark.skipif(HARDWARE, reason="a kernel boots here")
 def test_auto_says_loudly_that_functions_share_this_machines_kernel_and_why(new_server):
     server = new_server(config={"environments": {"isolation": "auto"}}).start()
-    warned = [line for line in server.stderr().splitlines() if "share this machine's kernel" in line]
-    assert len(warned) == 1 and "WARN" in warned[0] and re.search(reason_here(), warned[0]), server.stderr()
+    assert re.search(reason_here(), shared_kernel_warning(server)), server.stderr()
 
 
 @pytest.mark.skipif(HARDWARE, reason="a kernel boots here")
@@ -77,3 +110,19 @@ def test_doctor_says_why_microvms_do_not_run_here_and_which_way_their_tests_go(s
     assert boot["mark"] == "warn" and re.search(reason_here(), boot["fact"]), boot
     assert 'isolation = "microvm" refuses to start' in boot["meaning"]
     assert "nested" in tests["fact"] and "neither vmx nor svm" in tests["fact"], tests
+
+
+def doctors_groups():
+    return [path for path in Path("/sys/fs/cgroup").glob("**/waterwheel-doctor*") if path.is_dir()]
+
+
+def test_a_doctor_that_is_killed_leaves_nothing_that_the_next_does_not_remove(server):
+    command = [BINARY, "doctor", "--data-dir", str(server.data), "--runtimes-dir", str(RUNTIMES)]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": server.environment()}
+    with subprocess.Popen(command, **options) as doctor:
+        while not doctors_groups():
+            assert doctor.poll() is None, "the doctor tried nothing in a cgroup"
+        doctor.kill()
+    done = server.command("doctor", "--runtimes-dir", str(RUNTIMES))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not doctors_groups()

@@ -1,5 +1,7 @@
 //! Code images made by `backhand`'s writer come out as they went in, or not at all.
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -8,11 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use backhand::{
-    BackhandError, FilesystemCompressor, FilesystemWriter, NodeHeader, SuperBlock,
-    compression::{CompressionAction, Compressor},
-    kind::Kind,
-};
+use backhand::{FilesystemWriter, NodeHeader};
+use common::{bytes_of, writer};
 use image::{CodeTree, UnpackError};
 use proptest::prelude::*;
 
@@ -27,41 +26,6 @@ type Tree = BTreeMap<PathBuf, Entry>;
 
 fn header(mode: u16, mtime: u32) -> NodeHeader {
     NodeHeader::new(mode, 0, 0, mtime)
-}
-
-/// Stores blocks as they are under a superblock that says zlib, which is how the control plane writes code images.
-#[derive(Clone, Copy)]
-struct Stored;
-
-impl CompressionAction for Stored {
-    type Error = BackhandError;
-    type Compressor = Compressor;
-    type FilesystemCompressor = FilesystemCompressor;
-    type SuperBlock = SuperBlock;
-
-    fn decompress(&self, _: &[u8], _: &mut Vec<u8>, _: Compressor) -> Result<(), BackhandError> {
-        Err(BackhandError::CorruptedOrInvalidSquashfs)
-    }
-
-    fn compress(&self, bytes: &[u8], _: FilesystemCompressor, _: u32) -> Result<Vec<u8>, BackhandError> {
-        // A result longer than its input makes the writer keep the input.
-        Ok(vec![0; bytes.len() + 1])
-    }
-}
-
-fn writer<'a>() -> FilesystemWriter<'a, 'a, 'a> {
-    let mut writer = FilesystemWriter::default();
-    writer.set_kind(Kind::new_v4(&Stored));
-    writer.set_compressor(FilesystemCompressor::new(Compressor::Gzip, None).unwrap());
-    writer.set_emit_compression_options(false);
-    writer.set_root_mode(0o755);
-    writer
-}
-
-fn bytes_of(mut writer: FilesystemWriter<'_, '_, '_>) -> Vec<u8> {
-    let mut image = Cursor::new(Vec::new());
-    writer.write(&mut image).unwrap();
-    image.into_inner()
 }
 
 fn pack(tree: &Tree) -> Vec<u8> {

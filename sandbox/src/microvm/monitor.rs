@@ -16,26 +16,25 @@ use std::{
         unix::net::UnixStream,
     },
     path::Path,
-    process::Child,
     sync::Arc,
 };
 
 use image::GuestKernel;
 use jail::{
     Controls, JailSpec, Program,
-    cgroup::{Cgroup, Hierarchy, Limits},
+    cgroup::{self, Cgroup, Hierarchy},
 };
 use rustix::fs::{Mode, OFlags};
 use vmm::{
     config::{BootSource, DeviceConfig, FIRST_DESCRIPTOR, MachineConfig, SeccompMode, VmSpec},
-    rate_limiter,
+    rate_limiter::Limits,
 };
 
-use super::{NoMicrovm, initramfs, open_kernel};
+use super::{MicrovmLimits, NoMicrovm, initramfs, open_kernel};
 use crate::{
     Code, StartError,
     environment::Remains,
-    guest::{self, GuestPrograms, sealed},
+    guest::{self, GuestPrograms, JailProcess, sealed},
     uids::{UidLease, UidPool},
 };
 
@@ -69,11 +68,17 @@ pub(super) struct Monitors {
     programs: GuestPrograms,
     kernel: File,
     initramfs: OwnedFd,
+    limits: MicrovmLimits,
 }
 
 impl Monitors {
     /// Removes what a killed run left in `group`.
-    pub(super) fn open(kernel: &GuestKernel, group: &str, uid_base: u32) -> Result<Self, NoMicrovm> {
+    pub(super) fn open(
+        kernel: &GuestKernel,
+        group: &str,
+        uid_base: u32,
+        limits: MicrovmLimits,
+    ) -> Result<Self, NoMicrovm> {
         // Named first: without it nothing else matters.
         open_kvm().map_err(NoMicrovm::NoKvm)?;
         let prepared = || {
@@ -86,6 +91,7 @@ impl Monitors {
                 programs: GuestPrograms::load()?,
                 kernel: open_kernel(kernel)?,
                 initramfs: initramfs::make(guest::AGENT)?,
+                limits,
             })
         };
         prepared().map_err(NoMicrovm::Prepare)
@@ -105,7 +111,7 @@ impl Monitors {
     ) -> Result<(UnixStream, Remains), StartError> {
         let uids = UidPool::lease(&self.uids);
         let name = format!("microvm-{}", uids.agent());
-        let cgroup = Cgroup::create(&self.hierarchy, &self.group, &name, limits(&machine))
+        let cgroup = Cgroup::create(&self.hierarchy, &self.group, &name, cgroup_limits(&machine))
             .map_err(StartError::Cgroup)?;
         self.spawn(machine, cgroup, uids, code).map_err(StartError::Spawn)
     }
@@ -123,13 +129,8 @@ impl Monitors {
         let kvm = handed.over(open_kvm()?);
         let kernel = handed.over(self.kernel.try_clone()?.into());
         let initramfs = handed.over(self.initramfs.try_clone()?);
-        let disks = machine.disks.into_iter().map(|disk| DeviceConfig::Block {
-            image: handed.over(disk.into()),
-            limits: rate_limiter::Limits::default(),
-        });
-        let mut devices: Vec<DeviceConfig> = disks.collect();
-        devices.push(DeviceConfig::Vsock { limits: rate_limiter::Limits::default() });
-        devices.push(DeviceConfig::Rng { limits: rate_limiter::Limits::default() });
+        let disks = machine.disks.into_iter().map(|disk| handed.over(disk.into())).collect::<Vec<_>>();
+        let devices = devices(&disks, self.limits);
         let spec = VmSpec {
             machine: MachineConfig { vcpus: machine.vcpus, memory_mib: machine.memory_mib, devices },
             boot: BootSource { kernel, initramfs: Some(initramfs), command_line: machine.command_line },
@@ -149,7 +150,7 @@ impl Monitors {
         spec: RawFd,
         stream: UnixStream,
         handed: Handed,
-    ) -> io::Result<Child> {
+    ) -> io::Result<JailProcess> {
         let keep = handed.descriptors().filter(|descriptor| *descriptor != spec).collect();
         let jail_spec = JailSpec {
             files: None,
@@ -178,10 +179,19 @@ impl Handed {
     }
 }
 
+/// What a VM's guest finds, in this order. Random numbers are not limited: only its kernel asks for them, and seldom, for it
+/// makes its own from them; a function is not the user that could.
+fn devices(disks: &[RawFd], limits: MicrovmLimits) -> Vec<DeviceConfig> {
+    let disk = |image: &RawFd| DeviceConfig::Block { image: *image, limits: limits.disk };
+    let others =
+        [DeviceConfig::Vsock { limits: limits.stream }, DeviceConfig::Rng { limits: Limits::default() }];
+    disks.iter().map(disk).chain(others).collect()
+}
+
 /// At first without a CPU limit, so that boot and init are not slowed down.
-fn limits(machine: &Machine) -> Limits {
+fn cgroup_limits(machine: &Machine) -> cgroup::Limits {
     let guest = u64::from(machine.memory_mib) * MIB;
-    Limits {
+    cgroup::Limits {
         memory_bytes: guest + guest / PAGE_TABLES + u64::from(MONITOR_MIB) * MIB,
         pids: MAX_PIDS,
         cpu_quota: None,
@@ -197,4 +207,29 @@ fn open_kvm() -> io::Result<OwnedFd> {
 pub(super) fn open_read_only(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use vmm::rate_limiter::Rate;
+
+    use super::*;
+
+    #[test]
+    fn disks_and_stream_have_their_limits() {
+        let limit = |number| {
+            let rate = NonZeroU64::new(number).map(|number| Rate { per_second: number, burst: number });
+            Limits { operations: rate, bytes: None }
+        };
+        let limits = MicrovmLimits { disk: limit(1), stream: limit(2) };
+        let expected = [
+            DeviceConfig::Block { image: 6, limits: limit(1) },
+            DeviceConfig::Block { image: 7, limits: limit(1) },
+            DeviceConfig::Vsock { limits: limit(2) },
+            DeviceConfig::Rng { limits: Limits::default() },
+        ];
+        assert_eq!(devices(&[6, 7], limits), expected);
+    }
 }

@@ -7,13 +7,14 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use protocol::{AgentFrame, guest};
 use types::MemorySize;
 
-use super::{AGENT_VARIABLES, Machine, Monitors, environment, find_kernel};
+use super::{AGENT_VARIABLES, Machine, MicrovmLimits, Monitors, begin, find_kernel};
 use crate::StartError;
 
 /// Enough for a kernel and the agent.
@@ -51,14 +52,19 @@ fn hint(hardware: bool) -> &'static str {
 /// Boots the kernel in `directory` to the agent's hello and says how long it took. `group` and `uid_base` as in
 /// [`super::MicrovmIsolationConfig`]; nothing else may use them meanwhile. Call within a tokio runtime.
 pub async fn test_boot(directory: &Path, group: &str, uid_base: u32) -> Result<Duration, NoMicrovm> {
-    let monitors = Monitors::open(&find_kernel(directory)?, group, uid_base)?;
-    let (booted, monitors) = boot(monitors).await?;
+    let monitors = Monitors::open(&find_kernel(directory)?, group, uid_base, MicrovmLimits::default())?;
+    boot_and_sweep(Arc::new(monitors)).await
+}
+
+/// Boots a kernel, and removes the group that it was in.
+pub(super) async fn boot_and_sweep(monitors: Arc<Monitors>) -> Result<Duration, NoMicrovm> {
+    let booted = boot(monitors.clone()).await;
     let swept = tokio::task::spawn_blocking(move || monitors.sweep()).await;
     swept.map_err(io::Error::other).and_then(|swept| swept).map_err(NoMicrovm::Prepare)?;
     booted
 }
 
-async fn boot(monitors: Monitors) -> Result<(Result<Duration, NoMicrovm>, Monitors), NoMicrovm> {
+async fn boot(monitors: Arc<Monitors>) -> Result<Duration, NoMicrovm> {
     let hardware = has_hardware_virtualisation();
     let patience = if hardware { PATIENCE } else { PATIENCE_WITH_SOFTWARE };
     let machine = Machine {
@@ -69,16 +75,10 @@ async fn boot(monitors: Monitors) -> Result<(Result<Duration, NoMicrovm>, Monito
         command_line: format!("{}={} {AGENT_VARIABLES}", guest::VARIABLE, guest::PROBE),
     };
     let begun = Instant::now();
-    let started = tokio::task::spawn_blocking(move || (monitors.start(machine, None), monitors));
-    let (started, monitors) = started.await.map_err(|error| NoMicrovm::Prepare(io::Error::other(error)))?;
-    let started = started.and_then(|(stream, remains)| environment(stream, remains, MEMORY));
-    let mut environment = match started {
-        Ok(environment) => environment,
-        Err(error) => return Ok((Err(NoMicrovm::Start(error)), monitors)),
-    };
+    let mut environment = begin(monitors, machine, None, MEMORY).await.map_err(NoMicrovm::Start)?;
     let answer = tokio::time::timeout(patience, environment.recv()).await;
     let took = begun.elapsed();
-    let booted = match answer {
+    match answer {
         Ok(Ok(AgentFrame::Hello { version: protocol::VERSION })) => {
             environment.stop().await;
             Ok(took)
@@ -92,8 +92,7 @@ async fn boot(monitors: Monitors) -> Result<(Result<Duration, NoMicrovm>, Monito
             environment.end().await;
             Err(NoMicrovm::TooSlow { within: patience, hardware })
         }
-    };
-    Ok((booted, monitors))
+    }
 }
 
 /// Whether the processor shows a way to virtualise in hardware.

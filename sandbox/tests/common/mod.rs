@@ -1,24 +1,32 @@
 //! What tests of both kinds of isolation have in common: specs, frames, cgroups.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+#[path = "../../image/tests/common/mod.rs"]
+mod code_image;
+pub(crate) mod microvm;
+pub(crate) mod traces;
+
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::Cursor,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
 };
 
-use backhand::{
-    BackhandError, FilesystemCompressor, FilesystemWriter, NodeHeader, SuperBlock,
-    compression::{CompressionAction, Compressor},
-    kind::Kind,
-};
+use backhand::NodeHeader;
 use jail::cgroup::Hierarchy;
-use sandbox::{AgentFrame, Environment, EnvironmentSpec, Invoke, InvokerFrame, Isolation};
+use rustix::process::{Pid, Signal, kill_process};
+use sandbox::{AgentFrame, Code, Environment, EnvironmentSpec, Invoke, InvokerFrame, Isolation};
 use types::{DeploymentId, FunctionArn, FunctionSpec, MemorySize, RuntimeName, Version};
 
 /// Longest wait for anything; a virtual machine in an emulated one is slow.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// The cgroup of one test, removed with everything in it when the test ends.
 pub(crate) struct Group(String);
@@ -55,26 +63,46 @@ impl Group {
         }
         found
     }
+
+    /// The processes of each.
+    pub(crate) fn jails(&self) -> Vec<BTreeSet<i32>> {
+        let lists = self.cgroups().into_iter().map(|cgroup| cgroup.join("cgroup.procs"));
+        let lists = lists.flat_map(std::fs::read_to_string);
+        lists.map(|list| list.lines().flat_map(str::parse).collect()).collect()
+    }
+
+    pub(crate) fn processes(&self) -> BTreeSet<i32> {
+        self.jails().into_iter().flatten().collect()
+    }
+
+    /// The users that they run as.
+    pub(crate) fn users(&self) -> Vec<u32> {
+        let processes = self.processes().into_iter().map(|pid| format!("/proc/{pid}"));
+        processes.flat_map(std::fs::metadata).map(|process| process.uid()).collect()
+    }
 }
 
-/// Stores every block as it is, as `control` does for real packages: the kernel can mount it.
-struct Stored;
-
-static STORED: Stored = Stored;
-
-impl CompressionAction for Stored {
-    type Error = BackhandError;
-    type Compressor = Compressor;
-    type FilesystemCompressor = FilesystemCompressor;
-    type SuperBlock = SuperBlock;
-
-    fn decompress(&self, _: &[u8], _: &mut Vec<u8>, _: Compressor) -> Result<(), BackhandError> {
-        Err(BackhandError::CorruptedOrInvalidSquashfs)
+pub(crate) fn kill(processes: &BTreeSet<i32>) {
+    for pid in processes.iter().copied().filter_map(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
     }
+}
 
-    fn compress(&self, bytes: &[u8], _: FilesystemCompressor, _: u32) -> Result<Vec<u8>, BackhandError> {
-        Ok(vec![0; bytes.len() + 1])
+/// Waits for what nobody is told of.
+pub(crate) async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < LIMIT, "in vain: {what}");
+        tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Waits until the code is given up, which is what an environment does last: its processes and cgroups are gone then.
+pub(crate) async fn gone(code: &Weak<Code>) {
+    until("an environment ends", || (code.strong_count() == 0).then_some(())).await;
 }
 
 pub(crate) fn spec(
@@ -84,16 +112,10 @@ pub(crate) fn spec(
     code: &str,
 ) -> EnvironmentSpec {
     std::fs::create_dir_all(directory).unwrap();
-    let mut writer = FilesystemWriter::default();
-    writer.set_kind(Kind::new_v4(&STORED));
-    writer.set_compressor(FilesystemCompressor::new(Compressor::Gzip, None).unwrap());
-    writer.set_emit_compression_options(false);
-    writer.set_only_root_id();
-    writer.set_root_mode(0o755);
+    let mut writer = code_image::writer();
     let readable = NodeHeader { permissions: 0o644, ..NodeHeader::default() };
     writer.push_file(Cursor::new(code.as_bytes().to_vec()), "f.py", readable).unwrap();
-    let mut image = Cursor::new(Vec::new());
-    writer.write(&mut image).unwrap();
+    let image = code_image::bytes_of(writer);
     let function = FunctionSpec {
         arn: FunctionArn {
             region: "us-east-1".parse().unwrap(),
@@ -109,7 +131,7 @@ pub(crate) fn spec(
         timeout: Duration::from_secs(3),
         role: "arn:aws:iam::000000000000:role/r".into(),
     };
-    let code = isolation.open_code(image.get_ref(), directory.join("code")).unwrap();
+    let code = isolation.open_code(&image, directory.join("code")).unwrap();
     EnvironmentSpec {
         function: Arc::new(function),
         variables: BTreeMap::from([("COLOUR".to_owned(), "blue".to_owned())]),
@@ -130,6 +152,13 @@ pub(crate) fn event(payload: &str) -> InvokerFrame {
         tenant_id: None,
         payload: payload.into(),
     })
+}
+
+/// An environment of the Python runtime that waits for its first event.
+pub(crate) async fn initialised(isolation: &impl Isolation, directory: &Path, code: &str) -> Environment {
+    let mut environment = isolation.start(spec(isolation, directory, "python3.11", code)).await.unwrap();
+    while frame(&mut environment).await != AgentFrame::Idle {}
+    environment
 }
 
 pub(crate) async fn frame(environment: &mut Environment) -> AgentFrame {

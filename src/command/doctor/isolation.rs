@@ -4,7 +4,7 @@ use std::{fs, io, process::Command};
 
 use jail::cgroup::{Cgroup, CpuQuota, Hierarchy, Limits};
 
-use super::Finding;
+use super::{Finding, place};
 
 /// What an environment's filter answers a forbidden call with, and what it ends a hostile process with.
 const SECCOMP_ACTIONS: [&str; 3] = ["allow", "errno", "kill_process"];
@@ -59,16 +59,16 @@ fn cgroups() -> Finding {
 }
 
 fn try_cgroup(hierarchy: &Hierarchy) -> io::Result<()> {
-    // Not the server's group: what that finds in its own it takes for leftovers.
-    let group = format!("waterwheel-doctor-{}", std::process::id());
+    // What is there is a killed doctor's.
+    hierarchy.sweep(place::GROUP)?;
     let limits = Limits {
         memory_bytes: 64 << 20,
         pids: 8,
         cpu_quota: Some(CpuQuota { quota_us: 10_000, period_us: 20_000 }),
         cpu_shares: 128,
     };
-    let tried = Cgroup::create(hierarchy, &group, "try", limits).and_then(Cgroup::remove);
-    let swept = hierarchy.sweep(&group);
+    let tried = Cgroup::create(hierarchy, place::GROUP, "try", limits).and_then(Cgroup::remove);
+    let swept = hierarchy.sweep(place::GROUP);
     tried.and(swept.map(drop))
 }
 

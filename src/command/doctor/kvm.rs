@@ -5,7 +5,7 @@ use std::{env, path::Path, time::Duration};
 use kvm_ioctls::Kvm;
 use sandbox::{NoMicrovm, has_hardware_virtualisation, test_boot};
 
-use super::Finding;
+use super::{Finding, place};
 
 /// The only version there is (Linux, Documentation/virt/kvm/api.rst).
 const API_VERSION: i32 = 12;
@@ -14,11 +14,11 @@ const API_VERSION: i32 = 12;
 const EMULATOR: &str = "qemu-system-x86_64";
 
 /// `runtimes`: where guest kernels are.
-pub(super) fn examine(runtimes: &Path, uid_base: u32) -> [Finding; 3] {
+pub(super) fn examine(runtimes: &Path) -> [Finding; 3] {
     let hardware = has_hardware_virtualisation();
     let tried = try_kvm();
     let tests = judge_tests(tried.is_ok(), hardware, is_installed(EMULATOR));
-    [judge_kvm(tried, hardware), judge_boot(try_boot(runtimes, uid_base)), tests]
+    [judge_kvm(tried, hardware), judge_boot(try_boot(runtimes)), tests]
 }
 
 /// Opens the device, asks its version, makes a VM and a virtual CPU in it.
@@ -55,12 +55,10 @@ fn judge_kvm(tried: Result<(), String>, hardware: bool) -> Finding {
 }
 
 /// Boots a guest kernel to its init, in a jail, as the server does before it offers microVMs.
-fn try_boot(runtimes: &Path, uid_base: u32) -> Result<Duration, String> {
+fn try_boot(runtimes: &Path) -> Result<Duration, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("no thread for the test boot: {error}"))?;
-    // Not the server's group: what a test boot finds in its own it ends.
-    let group = format!("waterwheel-doctor-{}", std::process::id());
-    let booted = runtime.block_on(test_boot(runtimes, &group, uid_base));
+    let booted = runtime.block_on(test_boot(runtimes, place::GROUP, place::UID_BASE));
     booted.map_err(|error: NoMicrovm| error.to_string())
 }
 
@@ -133,7 +131,7 @@ mod tests {
     #[test]
     fn without_a_kernel_to_boot_the_test_boot_says_how_to_get_one() {
         let dir = tempfile::tempdir().unwrap();
-        let reason = try_boot(dir.path(), 700_000).unwrap_err();
+        let reason = try_boot(dir.path()).unwrap_err();
         let expected =
             format!("no guest kernel is installed in {}: run waterwheel kernel build", dir.path().display());
         assert_eq!(reason, expected);

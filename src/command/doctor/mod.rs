@@ -4,9 +4,11 @@ mod disk;
 mod isolation;
 mod kvm;
 mod machine;
+mod place;
 
 use std::{fmt, io::IsTerminal as _, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
@@ -59,6 +61,8 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
     let mut layers = global.layers()?;
     arguments.runtimes_dir.add_to(&mut layers);
     let config = Config::read(&layers)?;
+    let _place =
+        place::Place::enter().context("cannot keep other doctors from where this one tries things")?;
     let findings = examine(&DataDir::at(&global.data_dir), &config);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
@@ -71,8 +75,7 @@ pub(crate) fn run(global: &Global, arguments: &Arguments) -> anyhow::Result<Exit
 }
 
 fn examine(dir: &DataDir, config: &Config) -> Vec<Finding> {
-    let uid_base = config.environments.uid_base;
-    let mut findings = Vec::from(kvm::examine(&dir.runtimes(config), uid_base));
+    let mut findings = Vec::from(kvm::examine(&dir.runtimes(config)));
     findings.push(isolation::user());
     findings.extend(isolation::examine());
     findings.push(disk::sync_speed(dir.path()));

@@ -14,26 +14,26 @@ use anyhow::Context as _;
 use image::RuntimeCatalog;
 use sandbox::{
     Isolation, MicrovmIsolation, MicrovmIsolationConfig, NoMicrovm, ProcessIsolation, ProcessIsolationConfig,
-    test_boot,
 };
 
-use crate::config::{self, Environments};
+use crate::config::{self, Config, Environments};
 
 /// `group` is the cgroup of all environments; whatever is in it is a leftover and is ended.
 pub(super) async fn open(
-    environments: &Environments,
+    config: &Config,
     group: &str,
     runtimes: RuntimeCatalog,
 ) -> anyhow::Result<Arc<dyn Isolation>> {
+    let environments = &config.environments;
     match environments.isolation {
         config::Isolation::Process => process(environments, group, runtimes),
         config::Isolation::Microvm => {
-            let isolation = microvm(environments, group, &runtimes).await;
+            let isolation = microvm(config, group, &runtimes).await;
             Ok(Arc::new(isolation.context(
                 "environments.isolation = \"microvm\", but microVMs cannot run here (`waterwheel doctor` says more)",
             )?))
         }
-        config::Isolation::Auto => match microvm(environments, group, &runtimes).await {
+        config::Isolation::Auto => match microvm(config, group, &runtimes).await {
             Ok(isolation) => Ok(Arc::new(isolation)),
             Err(reason) => {
                 tracing::warn!(
@@ -47,18 +47,21 @@ pub(super) async fn open(
 }
 
 async fn microvm(
-    environments: &Environments,
+    config: &Config,
     group: &str,
     runtimes: &RuntimeCatalog,
 ) -> Result<MicrovmIsolation, NoMicrovm> {
-    let boot = test_boot(runtimes.dir(), group, environments.uid_base).await?;
-    tracing::info!(?boot, "functions run in microVMs: a test boot reached the agent");
-    let config = MicrovmIsolationConfig {
+    let parts = MicrovmIsolationConfig {
         cgroup: group.to_owned(),
-        uid_base: environments.uid_base,
-        setup_timeout: environments.setup_timeout,
+        uid_base: config.environments.uid_base,
+        setup_timeout: config.environments.setup_timeout,
+        limits: config.microvm.limits,
     };
-    MicrovmIsolation::open(config, runtimes.clone())
+    // What is missing is found before anything is booted.
+    let isolation = MicrovmIsolation::open(parts, runtimes.clone())?;
+    let boot = isolation.test_boot().await?;
+    tracing::info!(?boot, "functions run in microVMs: a test boot reached the agent");
+    Ok(isolation)
 }
 
 fn process(

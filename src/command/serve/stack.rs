@@ -54,7 +54,7 @@ impl Stack {
         let logs = open_logs(config, data, keyring)?;
         // What is found in the group at start is taken for leftovers: two servers must never share one.
         let cgroup = format!("{}-{}", config.environments.cgroup, data.tag());
-        let isolation = isolation::open(&config.environments, &cgroup, runtimes).await?;
+        let isolation = isolation::open(config, &cgroup, runtimes).await?;
         invoker::metrics::describe();
         let invoker = Invoker::start(invoker::Parts {
             config: invoker_config(config),

@@ -49,7 +49,7 @@ class ServerFailed(AssertionError):
 class Server:
     """A server on a directory of its own: `directory/data` is its data directory."""
 
-    def __init__(self, directory, config=None, arguments=(), listen="127.0.0.1:0", ca_file=None):
+    def __init__(self, directory, config=None, arguments=(), listen="127.0.0.1:0", ca_file=None, runtimes=RUNTIMES):
         """`config` is sections of keys, as in the configuration file."""
         self.directory = Path(directory)
         self.data = self.directory / "data"
@@ -65,6 +65,7 @@ class Server:
         self.config.write_text(to_toml(sections))
         self.arguments = list(arguments)
         self.listen = listen
+        self.runtimes = runtimes
         self.ca_file = ca_file
         self.process = None
         self.starts = 0
@@ -76,7 +77,7 @@ class Server:
         endpoint = self.data / "endpoint"
         endpoint.unlink(missing_ok=True)
         command = [str(BINARY), "serve", "--data-dir", str(self.data), "--listen", self.listen]
-        command += ["--runtimes-dir", str(RUNTIMES), "--config", str(self.config), *self.arguments]
+        command += ["--runtimes-dir", str(self.runtimes), "--config", str(self.config), *self.arguments]
         self.starts += 1
         with FileWatch(self.data) as watch, open(self.log, "wb") as log:
             self.process = subprocess.Popen(
