@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-microvm lint bench soak soak-devices soak-load clean setup-demo setup-test build runtimes kernel functions
+.PHONY: help demo test test-microvm lint bench soak soak-devices soak-load clean setup-demo setup-test build runtimes kernel functions \
+	bench-microvm
 
 BIN := target/debug/waterwheel
 # Arguments of cargo build: the profile the tests use is the one that `cargo test` has built already.
@@ -17,6 +18,9 @@ RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CA
 # Arguments for pytest, such as PYTEST_ARGS='-k signatures'.
 PYTEST_ARGS ?=
 BENCHES = $(patsubst loadtest/src/bin/bench-%,%,$(basename $(wildcard loadtest/src/bin/bench-*)))
+# What one of them needs beyond the others: parts of scripts/setup, and targets.
+BENCH_SETUP_microvm := microvm
+BENCH_TARGETS_microvm := kernel bench-microvm
 SOAKS = $(patsubst loadtest/src/bin/soak-%,%,$(basename $(wildcard loadtest/src/bin/soak-*)))
 
 help: ## Show this list
@@ -52,12 +56,16 @@ test-microvm: ## What needs a KVM that boots kernels: directly, or nested in QEM
 
 bench: ## Measure: make bench NAME=invoke
 	@case " $(BENCHES) " in *" $(or $(NAME),?) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
-	@scripts/setup system
-	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
+	@scripts/setup system $(BENCH_SETUP_$(NAME))
+	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions $(BENCH_TARGETS_$(NAME))
 	@mkdir -p target/bench
 	@$(SUDO) target/release/bench-$(NAME) --server target/release/waterwheel --runtimes target/runtimes \
 		--functions target/functions --out target/bench/$(NAME).json
 	@echo "bench: ok (target/bench/$(NAME).json)"
+
+# The half of it that runs where KVM boots kernels.
+bench-microvm:
+	@echo "build: what boots microVMs, ours and QEMU's"; tests/nested/bench_microvm.py build
 
 soak: ## Run for long: make soak NAME=devices
 	@if [ "$(NAME)" = devices ]; then $(MAKE) soak-devices; else $(MAKE) soak-load; fi

@@ -14,8 +14,10 @@
 #![forbid(unsafe_code)]
 
 pub mod http;
+pub mod kvm;
 pub mod latency;
 pub mod machine;
+pub mod microvm;
 pub mod pinning;
 pub mod procfs;
 pub mod report;

@@ -1,6 +1,6 @@
 //! What a figure was measured on.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use serde::Serialize;
 
@@ -47,6 +47,14 @@ fn disk(mountinfo: &str, path: &Path) -> Option<String> {
         path.starts_with(point).then(|| (point.len(), format!("{kind} on {device}")))
     });
     mounts.max_by_key(|(length, _)| *length).map(|(_, text)| text)
+}
+
+/// The commit that is checked out here.
+#[must_use]
+pub fn commit() -> String {
+    let output = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    text.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 #[cfg(test)]

@@ -19,8 +19,54 @@ pub fn memory(pid: u32) -> io::Result<Memory> {
 
 fn kib_field(text: &str, field: &str) -> io::Result<u64> {
     text.lines()
-        .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB")?.trim().parse().ok())
+        .find_map(|line| kib(line, field))
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {field} in smaps_rollup")))
+}
+
+fn kib(line: &str, field: &str) -> Option<u64> {
+    line.strip_prefix(field)?.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+/// A monitor of a virtual machine, and the machine's memory in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MonitorMemory {
+    /// Size of the guest's memory, bytes.
+    pub guest: u64,
+    /// Of everything else in the process.
+    pub beyond: Memory,
+}
+
+/// Memory of the monitor `pid`, whose guest has at least `guest_at_least` bytes: the one mapping of that size is the guest's,
+/// because nothing else in a monitor comes near.
+pub fn monitor_memory(pid: u32, guest_at_least: u64) -> io::Result<MonitorMemory> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    parse_monitor(&text, guest_at_least)
+        .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, format!("process {pid}: {reason}")))
+}
+
+fn parse_monitor(smaps: &str, guest_at_least: u64) -> Result<MonitorMemory, String> {
+    let mut found = MonitorMemory::default();
+    let mut in_guest = false;
+    for line in smaps.lines() {
+        // The first of each mapping's fields.
+        if let Some(size) = kib(line, "Size:") {
+            in_guest = size * 1024 >= guest_at_least;
+            if in_guest && found.guest > 0 {
+                return Err("two mappings are as large as the guest's memory".to_owned());
+            }
+            if in_guest {
+                found.guest = size * 1024;
+            }
+        }
+        if !in_guest {
+            found.beyond.rss += kib(line, "Rss:").unwrap_or(0) * 1024;
+            found.beyond.pss += kib(line, "Pss:").unwrap_or(0) * 1024;
+        }
+    }
+    if found.guest == 0 {
+        return Err(format!("no mapping has {guest_at_least} bytes: where is the guest's memory?"));
+    }
+    Ok(found)
 }
 
 /// Context switches, voluntary and not, of all threads that process `pid` has now.
@@ -90,6 +136,24 @@ mod tests {
         let after = memory(own).unwrap();
         assert!(after.rss >= before.rss + (60 << 20) && after.pss >= before.pss + (60 << 20));
         drop(hoard);
+    }
+
+    /// Two fields of the same beginning (`Pss_Dirty`) and a name with a blank are as the kernel has them.
+    const SMAPS: &str = "00400000-00452000 r-xp 00000000 00:01 5 /memfd:monitor (deleted)\n\
+                         Size:                328 kB\nRss:                 300 kB\nPss:                  30 kB\n\
+                         Pss_Dirty:             0 kB\nVmFlags: rd ex\n\
+                         7f0000000000-7f0010000000 rw-p 00000000 00:00 0\n\
+                         Size:             262144 kB\nRss:               90000 kB\nPss:               90000 kB\n\
+                         7f0010001000-7f0010002000 rw-p 00000000 00:00 0\n\
+                         Size:                  4 kB\nRss:                   4 kB\nPss:                   4 kB\n";
+
+    #[test]
+    fn a_guests_memory_is_told_apart_from_its_monitors() {
+        let found = parse_monitor(SMAPS, 256 << 20).unwrap();
+        let beyond = Memory { rss: 304 << 10, pss: 34 << 10 };
+        assert_eq!(found, MonitorMemory { guest: 256 << 20, beyond });
+        assert!(parse_monitor(SMAPS, 257 << 20).unwrap_err().contains("no mapping"));
+        assert!(parse_monitor(SMAPS, 100 << 10).unwrap_err().contains("two mappings"));
     }
 
     #[test]

@@ -28,6 +28,12 @@ def build_program(repository, package, name):
     return cargo(repository, [*arguments, "--target-dir", repository / "target/guest"], "bin")[name]
 
 
+def build_bench(repository, package, name):
+    """Builds the benchmark; returns its static program. What it measures is other programs, built as the server's are."""
+    arguments = ["build", "--package", package, "--bench", name, "--target-dir", TARGET / "cargo"]
+    return cargo(repository, arguments, "bench")[name]
+
+
 def cargo(repository, arguments, kind):
     """Runs cargo; returns the programs of this kind as {name: path}."""
     common = ["--quiet", "--locked", "--message-format=json-render-diagnostics", "--target", TRIPLE]

@@ -24,7 +24,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use loadtest::{machine::Machine, report::Report};
+use loadtest::{
+    machine::{Machine, commit},
+    report::Report,
+};
 
 /// Measures invocations through the API against the bare runtime process.
 #[derive(Debug, Parser)]
@@ -81,10 +84,4 @@ fn main() -> Result<()> {
     }
     println!("{}", options.out.display());
     Ok(())
-}
-
-fn commit() -> String {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-    text.ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
