@@ -9,7 +9,9 @@ it printed; what it then says was proved is listed at the end, where silence mea
 import argparse
 import importlib
 import signal
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -19,6 +21,8 @@ from harness import NestedError, choose
 from harness.case import Setting, attempt
 
 REPOSITORY = HERE.parents[1]
+AT_ONCE = 2
+PROVED = "nested: proved"
 
 
 def main():
@@ -31,16 +35,49 @@ def main():
     if unknown or not groups:
         print(f"nested: no cases are called {', '.join(sorted(unknown))}; there are: {', '.join(groups)}", file=sys.stderr)
         return 2
-    chosen = [groups[name] for name in arguments.names or groups]
+    names = arguments.names or list(groups)
     try:
         if arguments.action == "build":
-            for group in chosen:
-                group.build(setting)
+            for name in names:
+                groups[name].build(setting)
             return 0
-        return run(setting, chosen)
+        if len(names) > 1:
+            return run_side_by_side(arguments, names)
+        return run(setting, [groups[names[0]]])
     except NestedError as error:
         print(f"nested: {error}", file=sys.stderr)
         return 1
+
+
+def run_side_by_side(arguments, names):
+    """Runs each group as this program alone would; a line of its output begins with its name."""
+    options = ["--binary", arguments.binary, "--runtimes-dir", arguments.runtimes_dir]
+    running = []
+
+    def run_group(name):
+        command = [sys.executable, __file__, "run", name, *map(str, options)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+            running.append(process)
+            lines = []
+            for line in process.stdout:
+                print(f"[{name}] {line}", end="", flush=True)
+                lines.append(line)
+            # What was proved stands at the end.
+            start = max((at for at, line in enumerate(lines) if line.startswith(PROVED)), default=len(lines))
+            return process.wait(), lines[start + 1:]
+
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        try:
+            results = list(executor.map(run_group, names))
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
+    print(f"{PROVED} {choose()}")
+    for name, (code, proved) in zip(names, results):
+        print("".join(proved) if proved else f"  {name}: FAILED with {code} before anything was proved\n", end="")
+    return 0 if all(code == 0 for code, _ in results) else 1
 
 
 def run(setting, groups):
@@ -55,7 +92,7 @@ def run(setting, groups):
             except NestedError as error:
                 failed.append(case.name)
                 print(f"nested: {case.name} FAILED: {error}", flush=True)
-    print(f"nested: proved {choice}")
+    print(f"{PROVED} {choice}")
     for name, what in proved:
         print(f"  {name}: {what}")
     for name in failed:
