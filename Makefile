@@ -5,8 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-microvm lint bench soak soak-devices soak-load clean setup-demo setup-test build runtimes kernel functions \
-	bench-microvm
+.PHONY: help demo test test-microvm lint bench soak soak-devices soak-queue soak-load queue-histories clean setup-demo setup-test \
+	build runtimes kernel functions bench-microvm
 
 BIN := target/debug/waterwheel
 # Arguments of cargo build: the profile the tests use is the one that `cargo test` has built already.
@@ -41,6 +41,7 @@ test: lint setup-test ## Everything that must hold before a change is kept
 	@$(MAKE) build runtimes kernel functions
 	@echo "test: the service model is botocore's"; $(VENV)/bin/python ingest/model/extract.py --check
 	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
+	@echo "test: the queue, at length"; $(MAKE) QUEUE_SEQUENCES=20000 QUEUE_DAMAGES=10000 queue-histories
 	@echo "test: black box"
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
 	@$(MAKE) test-microvm
@@ -68,7 +69,17 @@ bench-microvm:
 	@echo "build: what boots microVMs, ours and QEMU's"; tests/nested/bench_microvm.py build
 
 soak: ## Run for long: make soak NAME=devices
-	@if [ "$(NAME)" = devices ]; then $(MAKE) soak-devices; else $(MAKE) soak-load; fi
+	@case "$(NAME)" in devices|queue) $(MAKE) soak-$(NAME);; *) $(MAKE) soak-load;; esac
+
+# Random histories of crashes, errors and damage on a simulated disk.
+queue-histories:
+	@QUEUE_SEQUENCES=$(QUEUE_SEQUENCES) QUEUE_DAMAGES=$(QUEUE_DAMAGES) \
+		cargo test --quiet --package queue --lib -- --nocapture --test-threads=1 every_history damage_is_found
+
+soak-queue:
+	@scripts/setup system
+	@$(MAKE) QUEUE_SEQUENCES=100000 QUEUE_DAMAGES=100000 queue-histories
+	@echo "soak: ok (the queue's histories)"
 
 # The devices of microVMs against hostile guests; hours.
 soak-devices:
@@ -77,7 +88,7 @@ soak-devices:
 	@echo "soak: ok (100 million calls of each device)"
 
 soak-load:
-	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: devices $(SOAKS)" >&2; exit 2;; esac
+	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: devices queue $(SOAKS)" >&2; exit 2;; esac
 	@scripts/setup system
 	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
 	@mkdir -p target/soak

@@ -9,9 +9,10 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, TargetKind};
 
 /// Who may depend on whom. A crate that is not named here is a question for ARCHITECTURE.md first.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("types", &[]),
     ("control", &["types"]),
+    ("queue", &["types"]),
     ("protocol", &[]),
     ("agent", &["protocol"]),
     ("jail", &[]),

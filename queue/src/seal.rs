@@ -1,0 +1,170 @@
+//! Sealing of events: AES-256-GCM under a key that one function has in one segment.
+//!
+//! ```text
+//!   function's data key ──┐
+//!                         ├─ HKDF-SHA-256 ──► key of this function in this segment      nonce = 0000 ‖ offset (u64)
+//!   segment's salt ───────┘                                                             AAD   = log ‖ segment ‖ offset ‖ plain fields
+//! ```
+//! A segment's salt is 256 random bits that were durable before its first record, and an offset is sealed at once and never
+//! again: whatever becomes of the write, what follows has a later offset, and after a crash, an error or on a restored copy
+//! it has another segment, hence another salt. So no key sees a nonce twice. The AAD ties an event to its place: a record
+//! copied to another offset, segment or log does not open, nor does one whose partition, function, id or time was changed.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
+    hkdf,
+};
+use types::DataKey;
+
+use crate::{
+    FunctionNumber, SegmentId,
+    format::segment::{LogId, Salt},
+};
+
+/// Bytes that sealing adds.
+pub(crate) const TAG_BYTES: usize = 16;
+const INFO: &[u8] = b"waterwheel queue event 1";
+
+/// Where a record lies, as far as its seal is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) log: LogId,
+    pub(crate) segment: SegmentId,
+    pub(crate) offset: u64,
+}
+
+/// What one function's events of one segment are sealed with.
+pub(crate) struct SegmentKey {
+    key: LessSafeKey,
+    #[cfg(test)]
+    audited: audit::Identity,
+}
+
+impl std::fmt::Debug for SegmentKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SegmentKey(…)")
+    }
+}
+
+impl SegmentKey {
+    pub(crate) fn derive(key: &DataKey, salt: Salt) -> Self {
+        let pseudorandom = hkdf::Salt::new(hkdf::HKDF_SHA256, &salt.0).extract(key.expose());
+        let expanded =
+            pseudorandom.expand(&[INFO], &AES_256_GCM).expect("32 bytes are far below HKDF's limit");
+        Self {
+            key: LessSafeKey::new(UnboundKey::from(expanded)),
+            #[cfg(test)]
+            audited: audit::Identity(*key.expose(), salt.0),
+        }
+    }
+
+    /// Encrypts `record[content..]` in place and appends the tag; what stands before it in `record[plain..]` is authenticated.
+    pub(crate) fn seal(&self, place: Place, record: &mut Vec<u8>, plain: usize, content: usize) {
+        let (before, secret) = record.split_at_mut(content);
+        let aad = aad(place, before.get(plain..).unwrap_or_default());
+        #[cfg(test)]
+        audit::seal(self.audited, place.offset);
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(nonce(place), Aad::from(aad), secret)
+            .expect("a record is far below the limit of AES-GCM");
+        record.extend_from_slice(tag.as_ref());
+    }
+
+    /// Decrypts `sealed` in place; `None` if it is not what was sealed at this place beside these plain fields.
+    pub(crate) fn open<'a>(&self, place: Place, plain: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        self.key.open_in_place(nonce(place), Aad::from(aad(place, plain)), sealed).ok()
+    }
+}
+
+fn nonce(place: Place) -> Nonce {
+    let mut bytes = [0; NONCE_LEN];
+    let (_, counter) = bytes.split_at_mut(NONCE_LEN - size_of::<u64>());
+    counter.copy_from_slice(&place.offset.to_be_bytes());
+    Nonce::assume_unique_for_key(bytes)
+}
+
+fn aad(place: Place, plain: &[u8]) -> Vec<u8> {
+    [&place.log.0[..], &place.segment.0.to_le_bytes(), &place.offset.to_le_bytes(), plain].concat()
+}
+
+/// Keys of one segment, made when they are first needed.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentKeys(HashMap<FunctionNumber, SegmentKey>);
+
+impl SegmentKeys {
+    pub(crate) fn of(&mut self, function: FunctionNumber, key: &DataKey, salt: Salt) -> &SegmentKey {
+        self.0.entry(function).or_insert_with(|| SegmentKey::derive(key, salt))
+    }
+}
+
+/// Every seal that a test attempts: no key may see a nonce twice.
+#[cfg(test)]
+pub(crate) mod audit {
+    use std::{cell::RefCell, collections::HashSet};
+
+    /// The function's key and the segment's salt.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+    pub(crate) struct Identity(pub(super) [u8; 32], pub(super) [u8; 32]);
+
+    thread_local! {
+        static SEALED: RefCell<HashSet<(Identity, u64)>> = RefCell::default();
+    }
+
+    pub(super) fn seal(key: Identity, offset: u64) {
+        let fresh = SEALED.with_borrow_mut(|sealed| sealed.insert((key, offset)));
+        assert!(fresh, "a key has sealed at offset {offset} twice");
+    }
+
+    /// How many seals this thread has attempted since the last call; they are forgotten.
+    pub(crate) fn count() -> usize {
+        SEALED.take().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    const PLACE: Place = Place { log: LogId([1; 16]), segment: SegmentId(2), offset: 4096 };
+
+    fn key(byte: u8) -> SegmentKey {
+        SegmentKey::derive(&DataKey::new([byte; 32]), Salt([9; 32]))
+    }
+
+    fn sealed(plain: &[u8], secret: &[u8]) -> Vec<u8> {
+        audit::count();
+        let mut record = [b"before", plain, secret].concat();
+        key(1).seal(PLACE, &mut record, 6, 6 + plain.len());
+        record.split_off(6 + plain.len())
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_sealed_opens_in_its_place_only(plain in vec(any::<u8>(), 0..40), secret in vec(any::<u8>(), 0..80)) {
+            let sealed = sealed(&plain, &secret);
+            prop_assert_eq!(sealed.len(), secret.len() + TAG_BYTES);
+            let open = |key: SegmentKey, place, plain: &[u8]| key.open(place, plain, &mut sealed.clone()).map(|open| open.to_vec());
+            prop_assert_eq!(open(key(1), PLACE, &plain), Some(secret.clone()));
+            prop_assert_eq!(open(key(2), PLACE, &plain), None);
+            prop_assert_eq!(open(key(1), Place { offset: 4112, ..PLACE }, &plain), None);
+            prop_assert_eq!(open(key(1), Place { segment: SegmentId(3), ..PLACE }, &plain), None);
+            prop_assert_eq!(open(key(1), Place { log: LogId([2; 16]), ..PLACE }, &plain), None);
+            prop_assert_eq!(open(key(1), PLACE, &[&plain[..], b"x"].concat()), None);
+            let other_salt = SegmentKey::derive(&DataKey::new([1; 32]), Salt([8; 32]));
+            prop_assert_eq!(open(other_salt, PLACE, &plain), None);
+        }
+
+        #[test]
+        fn a_flipped_bit_does_not_open(secret in vec(any::<u8>(), 0..80), flip in any::<prop::sample::Index>()) {
+            let mut sealed = sealed(b"plain", &secret);
+            let bit = flip.index(sealed.len() * 8);
+            sealed[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(key(1).open(PLACE, b"plain", &mut sealed).is_none());
+        }
+    }
+}
