@@ -5,13 +5,17 @@
 //!  port 0x64          keyboard controller: reads 0 (nothing to fetch, ready to be written); 0xFE written is a restart
 //!  port 0x80          where firmware shows its progress: ignored
 //!  0xD000_0000 + n×4K registers of virtio device n
+//!  0xFEC0_0000        I/O APIC
 //!  anything else      reads as all ones, as on a bus that nothing answers on; writes go nowhere
 //! ```
 
 use std::sync::{Arc, Mutex};
 
 use crate::{
-    arch::current::{DEVICE_BYTES, DEVICES_START},
+    arch::current::{
+        DEVICE_BYTES, DEVICES_START,
+        ioapic::{self, IoApic},
+    },
     console::{self, Console},
     lock,
     virtio::Transport,
@@ -26,6 +30,7 @@ const PULSE_RESET: u8 = 0xFE;
 pub struct Bus {
     pub console: Mutex<Console>,
     pub devices: Vec<Arc<Mutex<Transport>>>,
+    pub io_apic: Arc<IoApic>,
 }
 
 /// What a write to a port means for the machine.
@@ -57,15 +62,20 @@ impl Bus {
     }
 
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        match self.device(address) {
-            Some((device, offset)) => lock(device).read(offset, data),
-            None => data.fill(u8::MAX),
+        if let Some((device, offset)) = self.device(address) {
+            lock(device).read(offset, data);
+        } else if let Some(offset) = io_apic_offset(address) {
+            self.io_apic.read(offset, data);
+        } else {
+            data.fill(u8::MAX);
         }
     }
 
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.device(address) {
             lock(device).write(offset, data);
+        } else if let Some(offset) = io_apic_offset(address) {
+            self.io_apic.write(offset, data);
         }
     }
 
@@ -74,6 +84,10 @@ impl Bus {
         let number = usize::try_from(offset / DEVICE_BYTES).ok()?;
         Some((self.devices.get(number)?, offset % DEVICE_BYTES))
     }
+}
+
+fn io_apic_offset(address: u64) -> Option<u64> {
+    address.checked_sub(ioapic::ADDRESS).filter(|offset| *offset < ioapic::BYTES)
 }
 
 fn serial_register(port: u16) -> Option<u8> {
@@ -89,7 +103,8 @@ mod tests {
 
     fn bus() -> Bus {
         let interrupt = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
-        Bus { console: Mutex::new(Console::new(interrupt, None)), devices: Vec::new() }
+        let console = Mutex::new(Console::new(interrupt, None));
+        Bus { console, devices: Vec::new(), io_apic: Arc::new(IoApic::new().unwrap()) }
     }
 
     #[test]

@@ -8,17 +8,17 @@
 //! ```
 //!
 //! **Order of creation.** VM, memory, interrupt controllers, virtual CPUs: KVM takes several milliseconds longer when memory
-//! comes after the controllers, because each new slot then waits for all readers of the old ones. There is a PIT only if the
-//! kernel would want one.
+//! comes after the controllers, because each new slot then waits for all readers of the old ones. There is no PIC and no PIT.
 //!
-//! **Doorbells and interrupts** stay in the kernel: a write to a queue's doorbell register signals an eventfd that the device
-//! thread waits for, and an eventfd that a device writes to is an interrupt. A virtual CPU comes to user space for a device's
-//! other registers only.
+//! **Doorbells** stay in the kernel: a write to a queue's doorbell register signals an eventfd that the device thread waits for.
+//! An **interrupt** is an eventfd that a device writes to, and the device thread takes it on ([`interrupts`]). A virtual CPU comes
+//! to user space for a device's other registers and the I/O APIC's only.
 //!
 //! **The end.** Closing a virtual machine takes the kernel 15 to 25 ms; a thread of its own does it when a [`Machine`] is
 //! dropped, after the virtual CPUs have stopped.
 
 mod hardware;
+mod interrupts;
 
 use std::{
     io,
@@ -27,15 +27,16 @@ use std::{
 
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
-use self::hardware::{Hardware, event};
+use self::{
+    hardware::{Hardware, event},
+    interrupts::Interrupts,
+};
 use crate::{
     arch::current::{
-        SERIAL_INTERRUPT,
         boot::{self, BootError, Linux},
-        cpuid,
         msr::MsrError,
         registers::EntryPoint,
-        state::{PlatformState, StateError, Step, VcpuState},
+        state::{PlatformState, StateError, VcpuState},
     },
     bus::Bus,
     console::{Console, ConsoleState, DebugLog},
@@ -99,8 +100,7 @@ pub struct Machine {
     vcpus: Vec<Vcpu>,
     devices: Option<EventLoop>,
     kvm: Kvm,
-    vm: Option<VmFd>,
-    has_pit: bool,
+    vm: Option<Arc<VmFd>>,
     memory: Memory,
 }
 
@@ -114,7 +114,7 @@ impl Machine {
     /// A machine whose memory is loaded: its first virtual CPU begins at `entry` in long mode. It does not run yet.
     pub fn with_entry(kvm: Kvm, mut parts: Parts, entry: EntryPoint) -> Result<Self, MachineError> {
         let cpuid = hardware::cpuid(&kvm, parts.vcpus)?;
-        let mut hardware = Hardware::new(&kvm, &parts, !cpuid::needs_no_pit(&cpuid))?;
+        let mut hardware = Hardware::new(&kvm, &parts)?;
         hardware.plug(&parts.memory, std::mem::take(&mut parts.devices))?;
         hardware.prepare_vcpus(&cpuid, entry)?;
         Self::assemble(kvm, hardware, parts, None)
@@ -127,12 +127,12 @@ impl Machine {
         }
         same("vCPUs", saved.vcpus.len(), parts.vcpus.into())?;
         same("devices", saved.devices.len(), parts.devices.len())?;
-        let mut hardware = Hardware::new(&kvm, &parts, saved.platform.has_pit())?;
+        let mut hardware = Hardware::new(&kvm, &parts)?;
         hardware.plug(&parts.memory, std::mem::take(&mut parts.devices))?;
         for (number, (vcpu, state)) in hardware.vcpus.iter().zip(&saved.vcpus).enumerate() {
             state.restore(&hardware.vm, vcpu, number == 0)?;
         }
-        saved.platform.restore(&hardware.vm)?;
+        saved.platform.restore(&hardware.vm, &hardware.io_apic)?;
         for (number, (device, state)) in hardware.devices.iter().zip(&saved.devices).enumerate() {
             lock(device).restore(state).map_err(|error| MachineError::Device { number, error })?;
         }
@@ -150,7 +150,6 @@ impl Machine {
         vcpu::prepare_process().map_err(host("install the signal handler"))?;
         let control = Arc::new(Control::new().map_err(host("make an event"))?);
         let serial_interrupt = event()?;
-        hardware.vm.register_irqfd(&serial_interrupt, SERIAL_INTERRUPT).step("register an interrupt")?;
         let log = parts.debug_console.then(|| {
             let filters = parts.filters.clone();
             DebugLog::start(io::stderr(), move || filters.apply(ThreadKind::Console))
@@ -160,8 +159,10 @@ impl Machine {
             None => Console::new(serial_interrupt, log),
             Some(state) => Console::restore(state, serial_interrupt, log).ok_or(MachineError::Console)?,
         };
-        let bus = Arc::new(Bus { console: Mutex::new(console), devices: hardware.devices });
-        let devices = start_devices(&bus, &control, parts.filters.clone())?;
+        let (devices, io_apic) = (hardware.devices, hardware.io_apic);
+        let bus = Arc::new(Bus { console: Mutex::new(console), devices, io_apic });
+        let interrupts = Interrupts::new(Arc::clone(&hardware.vm), Arc::clone(&bus), parts.memory.clone());
+        let devices = start_devices(&bus, interrupts, &control, parts.filters.clone())?;
         let mut machine = Self {
             control,
             bus,
@@ -169,7 +170,6 @@ impl Machine {
             devices: Some(devices),
             kvm,
             vm: Some(hardware.vm),
-            has_pit: hardware.has_pit,
             memory: parts.memory,
         };
         for (number, fd) in (0..).zip(hardware.vcpus) {
@@ -208,7 +208,7 @@ impl Machine {
         Ok(MicrovmState {
             version: STATE_VERSION,
             vcpus: vcpus.collect::<Result<_, _>>()?,
-            platform: PlatformState::save(vm, self.has_pit)?,
+            platform: PlatformState::save(vm, &self.bus.io_apic)?,
             console: lock(&self.bus.console).save(),
             devices: self.bus.devices.iter().map(|device| lock(device).save()).collect(),
         })
@@ -277,14 +277,20 @@ impl Drop for Machine {
     }
 }
 
-fn start_devices(bus: &Bus, control: &Arc<Control>, filters: Filters) -> Result<EventLoop, MachineError> {
+fn start_devices(
+    bus: &Bus,
+    interrupts: Interrupts,
+    control: &Arc<Control>,
+    filters: Filters,
+) -> Result<EventLoop, MachineError> {
     let (on_failure, on_panic) = (Arc::clone(control), Arc::clone(control));
     let restrict = move || {
         let restricted = filters.apply(ThreadKind::Devices);
         restricted.map_err(|detail| on_failure.end(Exit::DeviceError { detail })).is_ok()
     };
     let panicked = move |detail| on_panic.end(Exit::MonitorPanic { detail });
-    EventLoop::start(bus.devices.clone(), restrict, panicked).map_err(host("start the device thread"))
+    EventLoop::start(bus.devices.clone(), Box::new(interrupts), restrict, panicked)
+        .map_err(host("start the device thread"))
 }
 
 fn host(step: &'static str) -> impl Fn(io::Error) -> MachineError {

@@ -17,11 +17,17 @@
 //! page. They are made in [`new`] and nowhere else, so that a snapshot can put a copy-on-write mapping of its memory file
 //! there instead. What the monitor writes there before the guest runs is the kernel, the initramfs and the boot structures;
 //! afterwards only virtio devices touch guest memory.
+//!
+//! **Huge pages.** Both parts begin at a multiple of 2 MiB in this process too, and the kernel is asked for huge pages there: KVM
+//! then maps 2 MiB with the first touch, where it would come back for each of 512 pages, and the processor needs fewer entries of
+//! its TLB. The price is memory: a page that the guest touches may bring in 2 MiB. A guest is never given more than its
+//! size in this way. Where the host has no huge pages, or no such address is to be had, everything works, page by page.
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::{
     Address, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionMmap, MmapRegion, mmap::MmapRegionError,
 };
 
 pub type Memory = GuestMemoryMmap;
@@ -29,6 +35,12 @@ pub type Memory = GuestMemoryMmap;
 /// The addresses without memory, where devices and interrupt controllers are.
 pub const MMIO_START: u64 = 3 << 30;
 pub const MMIO_END: u64 = 4 << 30;
+
+/// A huge page, and what it begins at a multiple of, for the processor and for the host's kernel.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Further attempts at such an address. The first succeeds unless a gap is full with it, or another thread maps something meanwhile.
+const ATTEMPTS: usize = 8;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -45,13 +57,37 @@ pub fn new(mib: u32) -> Result<Memory, MemoryError> {
     let bytes = u64::from(mib) << 20;
     let low = bytes.min(MMIO_START);
     let ranges = [(0, low), (MMIO_END, bytes - low)];
-    let ranges: Vec<_> = ranges
-        .into_iter()
-        .filter(|(_, length)| *length > 0)
-        .map(|(start, length)| usize::try_from(length).map(|length| (GuestAddress(start), length)))
-        .collect::<Result<_, _>>()
-        .map_err(|error| MemoryError::Map { mib, reason: error.to_string() })?;
-    Memory::from_ranges(&ranges).map_err(|error| MemoryError::Map { mib, reason: error.to_string() })
+    let regions = ranges.into_iter().filter(|(_, length)| *length > 0);
+    let regions = regions.map(|(start, length)| region(GuestAddress(start), length));
+    let regions = regions.collect::<Result<_, _>>().map_err(|reason| MemoryError::Map { mib, reason })?;
+    Memory::from_regions(regions).map_err(|error| MemoryError::Map { mib, reason: error.to_string() })
+}
+
+fn region(start: GuestAddress, length: u64) -> Result<GuestRegionMmap, String> {
+    let length = usize::try_from(length).map_err(|error| error.to_string())?;
+    let mapping = aligned(length).map_err(|error| error.to_string())?;
+    // SAFETY: the range is that mapping. The advice changes how it is filled, not what it holds; a kernel without huge pages
+    // refuses, which is as well.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
+    GuestRegionMmap::new(mapping, start).ok_or_else(|| format!("no {length} bytes at {start:?}"))
+}
+
+/// A mapping that begins at a multiple of [`HUGE_PAGE`], if one is to be had.
+///
+/// A mapping cannot be told its address. The kernel gives them out downwards, each at the end of the highest gap that it fits:
+/// below one that begins too high, a filler takes so much that the next one begins right. Both are then given back.
+fn aligned(length: usize) -> Result<MmapRegion, MmapRegionError> {
+    let mut mapping = MmapRegion::new(length)?;
+    let mut rejected = Vec::new();
+    while mapping.as_ptr().addr() % HUGE_PAGE != 0 && rejected.len() < ATTEMPTS {
+        // At least as large as the mapping, so that it is not put into a smaller gap.
+        let below = mapping.as_ptr().addr().wrapping_sub(length) % HUGE_PAGE;
+        let filler = (below > 0).then(|| MmapRegion::<()>::new(length.next_multiple_of(HUGE_PAGE) + below));
+        // Where there is no room for more, the one there is serves.
+        let (Ok(filler), Ok(next)) = (filler.transpose(), MmapRegion::new(length)) else { break };
+        rejected.push((std::mem::replace(&mut mapping, next), filler));
+    }
+    Ok(mapping)
 }
 
 /// Bytes of RAM below the hole; they begin at address 0.
@@ -92,6 +128,40 @@ pub unsafe fn register(vm: &VmFd, memory: &Memory) -> Result<(), MemoryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The host's addresses of all regions, by how far they are from a huge page.
+    fn misalignments(memory: &Memory) -> Vec<usize> {
+        let hosts = memory.iter().map(|region| region.get_host_address(vm_memory::MemoryRegionAddress(0)));
+        hosts.map(|host| host.unwrap().addr() % HUGE_PAGE).collect()
+    }
+
+    #[test]
+    fn memory_begins_at_a_huge_page_whatever_its_size() {
+        let mut kept = Vec::new();
+        for mib in [1, 2, 3, 16, 127, 128, 129, 255, 1024, 4097] {
+            // What lies beside it differs each time: others are mapped, by a page more each.
+            let memory = new(mib).unwrap();
+            assert!(misalignments(&memory).iter().all(|above| *above == 0), "{mib} MiB: {memory:?}");
+            kept.push((memory, MmapRegion::<()>::new(4096 * (kept.len() + 1)).unwrap()));
+        }
+    }
+
+    #[test]
+    fn memory_elsewhere_serves_as_well() {
+        let filler = MmapRegion::<()>::new(HUGE_PAGE - 4096).unwrap();
+        let ranges = [(GuestAddress(0), 16 << 20)];
+        let mut memory = Memory::from_ranges(&ranges).unwrap();
+        for _ in 0..8 {
+            if misalignments(&memory) != [0] {
+                break;
+            }
+            memory = Memory::from_ranges(&[(GuestAddress(0), (16 << 20) + 4096)]).unwrap();
+        }
+        assert_ne!(misalignments(&memory), [0]);
+        vm_memory::Bytes::write_obj(&memory, 7u64, GuestAddress(0xF0_0000)).unwrap();
+        assert_eq!(vm_memory::Bytes::read_obj::<u64>(&memory, GuestAddress(0xF0_0000)).unwrap(), 7);
+        drop(filler);
+    }
 
     #[test]
     fn little_memory_lies_below_the_hole() {

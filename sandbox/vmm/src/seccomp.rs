@@ -1,14 +1,14 @@
 //! What each kind of thread may ask of the host's kernel.
 //!
 //! A guest that takes over a thread of the monitor gets no further than these lists. They are allow-lists, one for each kind of
-//! thread, with the arguments checked where a call can do too much: of all `ioctl`s a virtual CPU has only `KVM_RUN`, memory is
+//! thread, with the arguments checked where a call can do too much: of all `ioctl`s a virtual CPU has only `KVM_RUN` and devices only `KVM_SIGNAL_MSI`, memory is
 //! never made executable, and nothing here opens a file, makes a socket, a process or a thread.
 //!
 //! | thread | does | filter goes on |
 //! |---|---|---|
 //! | main | waits for signals and the end, kicks and joins threads | once the machine is built |
 //! | vCPU | `KVM_RUN`; device registers, so also a device's reset; its work is the device thread's | first of all |
-//! | devices | waits for doorbells, moves data | first of all |
+//! | devices | waits for doorbells, moves data, sends interrupts by `KVM_SIGNAL_MSI` | first of all |
 //! | console | writes what the guest prints to stderr; only while debugging | first of all |
 //!
 //! A call outside of the list kills the process ([`SeccompMode::Kill`]); there is nothing to return to in a thread that does
@@ -40,6 +40,9 @@ pub const MOST_VCPU_CALLS: usize = 19;
 
 /// `_IO(KVMIO, 0x80)` (linux/kvm.h).
 const KVM_RUN: u64 = 0xAE80;
+
+/// `_IOW(KVMIO, 0xA5, struct kvm_msi)`.
+const KVM_SIGNAL_MSI: u64 = 0x4020_AEA5;
 
 const PROT_EXEC: u64 = libc::PROT_EXEC as u64;
 
@@ -97,6 +100,7 @@ const OF_A_VCPU: &[Call] = &[
 ];
 
 const OF_THE_DEVICE_THREAD: &[Call] = &[
+    Call(libc::SYS_ioctl, Some(Condition::Is(1, KVM_SIGNAL_MSI))),
     any(libc::SYS_epoll_wait),
     any(libc::SYS_epoll_pwait),
     any(libc::SYS_epoll_ctl), // what a device waits for changes: a full stream is watched until it takes more

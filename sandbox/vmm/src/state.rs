@@ -4,7 +4,7 @@
 //!  MicrovmState
 //!  ├── version
 //!  ├── vcpus      registers, local APIC, MSRs, CPUID of each            arch
-//!  ├── platform   interrupt controllers, PIT if there is one, clock     arch
+//!  ├── platform   I/O APIC, clock                                       arch
 //!  ├── console    registers of the serial port                          console
 //!  └── devices    virtio registers, queues, the device's own state      virtio
 //! ```

@@ -182,9 +182,11 @@ mod tests {
             accounted
         };
         // There is room again as soon as the reader has read some.
-        (0..WAITING).for_each(|_| {
+        (0..WAITING / 2).for_each(|_| {
             next();
         });
+        let full = |queue: &mut Queue| queue.lines.len() + 1 >= WAITING;
+        drop(log.shared.changed.wait_while(lock(&log.shared.queue), full).unwrap());
         log.say("4000");
         while next() < 4001 {}
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_cpuid_entry2, kvm_pit_config};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_cpuid_entry2, kvm_enable_cap};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -11,6 +11,7 @@ use crate::{
     arch::current::{
         DEVICE_BYTES, DEVICE_INTERRUPTS, DEVICES_START, MAX_VCPUS, TSS_ADDRESS, apic,
         cpuid::{self, Capabilities},
+        ioapic::IoApic,
         msr,
         registers::{self, EntryPoint},
         state::{self, Step},
@@ -23,14 +24,21 @@ use crate::{
 pub(super) struct Hardware {
     pub(super) devices: Vec<Arc<Mutex<Transport>>>,
     pub(super) vcpus: Vec<VcpuFd>,
-    pub(super) vm: VmFd,
-    pub(super) has_pit: bool,
+    pub(super) vm: Arc<VmFd>,
+    pub(super) io_apic: Arc<IoApic>,
 }
 
 impl Hardware {
     /// In the order that is cheap; see [`super`].
-    pub(super) fn new(kvm: &Kvm, parts: &super::Parts, has_pit: bool) -> Result<Self, MachineError> {
-        let needed = [Cap::Irqchip, Cap::Ioeventfd, Cap::Irqfd, Cap::UserMemory, Cap::ImmediateExit];
+    pub(super) fn new(kvm: &Kvm, parts: &super::Parts) -> Result<Self, MachineError> {
+        let needed = [
+            Cap::SplitIrqchip,
+            Cap::SignalMsi,
+            Cap::TscDeadlineTimer,
+            Cap::Ioeventfd,
+            Cap::UserMemory,
+            Cap::ImmediateExit,
+        ];
         if let Some(missing) = needed.into_iter().find(|capability| !kvm.check_extension(*capability)) {
             return Err(MachineError::Capability(missing));
         }
@@ -41,17 +49,17 @@ impl Hardware {
         vm.set_tss_address(TSS_ADDRESS).step("set the TSS's address")?;
         // SAFETY: whoever holds the VM holds the memory too: `Machine`, and the thread that its end is left to.
         unsafe { memory::register(&vm, &parts.memory) }?;
-        vm.create_irq_chip().step("create interrupt controllers")?;
-        if has_pit {
-            let config = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..kvm_pit_config::default() };
-            vm.create_pit2(config).step("create the PIT")?;
-        }
+        // Local APICs in the kernel, the I/O APIC here, and none of its pins is reserved for a routing table: KVM then tells of no
+        // end of interrupt.
+        let split = kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, ..kvm_enable_cap::default() };
+        vm.enable_cap(&split).step("create local interrupt controllers")?;
         let vcpus = (0..parts.vcpus).map(|number| vm.create_vcpu(number.into()).step("create a vCPU"));
         let vcpus = vcpus.collect::<Result<_, _>>()?;
-        Ok(Self { devices: Vec::new(), vcpus, vm, has_pit })
+        let io_apic = Arc::new(IoApic::new().map_err(host("make an event"))?);
+        Ok(Self { devices: Vec::new(), vcpus, vm: Arc::new(vm), io_apic })
     }
 
-    /// Gives each device its registers, doorbells and interrupt.
+    /// Gives each device its registers and doorbells.
     pub(super) fn plug(
         &mut self,
         memory: &Memory,
@@ -61,13 +69,12 @@ impl Hardware {
             return Err(MachineError::Devices(devices.len()));
         }
         let addresses = (DEVICES_START..).step_by(DEVICE_BYTES as usize);
-        for ((device, interrupt), start) in devices.into_iter().zip(DEVICE_INTERRUPTS).zip(addresses) {
+        for (device, start) in devices.into_iter().zip(addresses) {
             let transport = Transport::new(memory.clone(), device).map_err(host("make a device's events"))?;
             let doorbell = IoEventAddress::Mmio(start + QUEUE_NOTIFY);
             for (queue, event) in (0u32..).zip(transport.doorbells()) {
                 self.vm.register_ioevent(event, &doorbell, queue).step("register a doorbell")?;
             }
-            self.vm.register_irqfd(transport.interrupt(), interrupt).step("register an interrupt")?;
             self.devices.push(Arc::new(Mutex::new(transport)));
         }
         Ok(())

@@ -108,19 +108,22 @@ fn files_sockets_processes_and_threads_are_out_of_reach() {
 }
 
 #[test]
-fn a_vcpu_has_kvm_run_and_no_other_ioctl() {
-    // Without a virtual CPU's descriptor it fails, but it is let through.
-    assert_eq!(under(ThreadKind::Vcpu, || call(libc::SYS_ioctl, [-1, 0xAE80, 0])), 1);
-    // KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_SET_REGS, TIOCSTI.
-    for request in [0xAE01, 0x4020_AE46, 0x4090_AE82, 0x5412] {
-        assert_eq!(
-            under(ThreadKind::Vcpu, || call(libc::SYS_ioctl, [-1, request, 0])),
-            KILLED,
-            "{request:#x}"
-        );
-    }
-    for kind in ThreadKind::ALL.into_iter().filter(|kind| *kind != ThreadKind::Vcpu) {
-        assert_eq!(under(kind, || call(libc::SYS_ioctl, [-1, 0xAE80, 0])), KILLED, "{kind:?}");
+fn a_vcpu_has_kvm_run_devices_signal_messages_and_there_is_no_other_ioctl() {
+    let of = |kind| match kind {
+        ThreadKind::Vcpu => Some(0xAE80),
+        ThreadKind::Devices => Some(0x4020_AEA5),
+        ThreadKind::Main | ThreadKind::Console => None,
+    };
+    for kind in ThreadKind::ALL {
+        // KVM_RUN, KVM_SIGNAL_MSI, KVM_CREATE_VM, KVM_SET_USER_MEMORY_REGION, KVM_SET_REGS, KVM_IRQFD, KVM_SET_GSI_ROUTING, TIOCSTI.
+        for request in
+            [0xAE80, 0x4020_AEA5, 0xAE01, 0x4020_AE46, 0x4090_AE82, 0x4020_AE76, 0x4008_AE6A, 0x5412]
+        {
+            let outcome = under(kind, || call(libc::SYS_ioctl, [-1, request, 0]));
+            // Without a descriptor of KVM's it fails, but it is let through.
+            let expected = if of(kind) == Some(request) { 1 } else { KILLED };
+            assert_eq!(outcome, expected, "{kind:?}: {request:#x}");
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What a device is to the transport.
 
-use std::{fmt::Debug, io, os::fd::BorrowedFd};
+use std::{
+    fmt::Debug,
+    io,
+    os::fd::{BorrowedFd, RawFd},
+};
 
 use vmm_sys_util::epoll::EventSet;
 
@@ -44,6 +48,15 @@ pub enum DeviceError {
     /// The host has failed the device.
     #[error("{0}")]
     Host(#[from] io::Error),
+}
+
+/// What takes interrupts on from the events that devices write to. Its functions are called on the device thread and do not block.
+pub trait Interrupts: Send {
+    /// Events to watch, edge-triggered; they are open for as long as this lives.
+    fn events(&self) -> Vec<RawFd>;
+
+    /// The event at this position was written to; it is not read.
+    fn signalled(&mut self, event: usize);
 }
 
 /// A device behind a [`Transport`](super::Transport).

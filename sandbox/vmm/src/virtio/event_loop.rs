@@ -28,7 +28,7 @@ use vmm_sys_util::{
     eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd},
 };
 
-use super::{Transport, doorbells::Doorbells};
+use super::{Transport, device::Interrupts, doorbells::Doorbells};
 use crate::{exit::panic_message, lock};
 
 /// Events taken at a time.
@@ -38,6 +38,8 @@ const EVENTS: usize = 32;
 const SHIFT: u32 = 8;
 const DOORBELL: u64 = 0xff;
 const CONTROL: u64 = u64::MAX;
+/// In place of a transport's position.
+const INTERRUPTS: u64 = 0xFFFF;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
@@ -66,9 +68,10 @@ pub struct EventLoop {
 
 impl EventLoop {
     /// Starts the thread. `hook` runs on it first, before it touches anything: that is the place to restrict it. If it says
-    /// no, the thread ends there. `panicked` is told what a device has panicked with.
+    /// no, the thread ends there. `panicked` is told what a device has panicked with. `interrupts` takes them on.
     pub fn start(
         transports: Vec<Arc<Mutex<Transport>>>,
+        interrupts: Box<dyn Interrupts>,
         hook: impl FnOnce() -> bool + Send + 'static,
         panicked: impl FnOnce(String) + Send + 'static,
     ) -> io::Result<Self> {
@@ -76,10 +79,14 @@ impl EventLoop {
         let shared = Arc::new(Shared { control, mode: Mutex::new(Mode::Running), changed: Condvar::new() });
         let epoll = Epoll::new()?;
         watch(&epoll, ControlOperation::Add, shared.control.as_raw_fd(), EventSet::IN, CONTROL)?;
+        for (token, descriptor) in (INTERRUPTS << SHIFT..).zip(interrupts.events()) {
+            watch(&epoll, ControlOperation::Add, descriptor, EventSet::IN, token)?;
+        }
         let watched =
             (0u64..).zip(transports).map(|(position, transport)| Watched::new(&epoll, position, transport));
         let watched = watched.collect::<io::Result<_>>()?;
-        let mut worker = Worker { epoll, shared: Arc::clone(&shared), watched, started: Instant::now() };
+        let shared_here = Arc::clone(&shared);
+        let mut worker = Worker { epoll, shared: shared_here, watched, interrupts, started: Instant::now() };
         let thread = thread::Builder::new().name("devices".to_owned()).spawn(move || {
             // A device that has panicked is not called again: the machine ends.
             let work = AssertUnwindSafe(|| {
@@ -217,6 +224,7 @@ struct Worker {
     epoll: Epoll,
     shared: Arc<Shared>,
     watched: Vec<Watched>,
+    interrupts: Box<dyn Interrupts>,
     /// All times are since then.
     started: Instant,
 }
@@ -231,6 +239,9 @@ impl Worker {
             let mut control = false;
             for event in events.iter().take(count) {
                 control |= event.data() == CONTROL;
+                if event.data() >> SHIFT == INTERRUPTS {
+                    self.interrupts.signalled(usize::try_from(event.data() & DOORBELL).unwrap_or(usize::MAX));
+                }
                 let position = usize::try_from(event.data() >> SHIFT).unwrap_or(usize::MAX);
                 if let Some(watched) = self.watched.get_mut(position) {
                     watched.serve(&self.epoll, event, self.started);

@@ -72,7 +72,7 @@ mod tests;
 
 pub use self::{
     block::Block,
-    device::{Device, DeviceError, Rings, Work},
+    device::{Device, DeviceError, Interrupts, Rings, Work},
     event_loop::EventLoop,
     queue::Urgency,
     rng::Rng,

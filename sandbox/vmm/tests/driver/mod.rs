@@ -17,12 +17,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test, in the crate or beside it, uses a part")]
 #![allow(unsafe_code, reason = "memory between guards is mapped by hand")]
 
-use std::sync::atomic::Ordering;
+use std::{os::fd::RawFd, sync::atomic::Ordering};
 
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion};
 use vmm::virtio::{
-    Device, Memory, Transport,
+    Device, Interrupts, Memory, Transport,
     registers::{features, status},
 };
 
@@ -64,6 +64,24 @@ fn guarded(length: usize) -> MmapRegion {
         assert_eq!(libc::mprotect(inside.cast(), length, access), 0);
         MmapRegion::build_raw(inside, length, access, flags).unwrap()
     }
+}
+
+/// Interrupts that go nowhere: a test reads the devices' events itself.
+#[derive(Debug)]
+pub struct Unwired;
+
+impl Unwired {
+    pub fn boxed() -> Box<dyn Interrupts> {
+        Box::new(Self)
+    }
+}
+
+impl Interrupts for Unwired {
+    fn events(&self) -> Vec<RawFd> {
+        Vec::new()
+    }
+
+    fn signalled(&mut self, _event: usize) {}
 }
 
 /// A queue from the driver's side.

@@ -1,4 +1,5 @@
-//! The local APIC's two wires, as the MP table promises them: external interrupts on LINT0, NMI on LINT1.
+//! The local APIC's two wires, as the MP table promises them: external interrupts on LINT0, NMI on LINT1. There is no PIC,
+//! so that nothing ever comes on the first; a kernel expects it to be there.
 
 use kvm_bindings::kvm_lapic_state;
 

@@ -99,7 +99,7 @@ const EXTENDED_21_EAX: u32 = bits(&[0, 2, 5, 6, 8, 27, 28, 29, 30]);
 const EXTENDED_21_ECX: u32 = bits(&[1, 2]);
 
 const INVARIANT_TSC: u32 = bits(&[8]);
-/// The APIC timer runs in every C-state: without it Linux wants the PIT.
+/// The APIC timer runs in every C-state, as KVM's does: without it Linux wants a PIT, and there is none.
 const ARAT: u32 = bits(&[2]);
 
 /// Everything a guest may see; registers that later code sets are open here.
@@ -165,6 +165,7 @@ pub fn normalise(
                 entry.edx = entry.edx & !MULTITHREADING | if vcpus > 1 { MULTITHREADING } else { 0 };
             }
             0x4 => share_cache(entry, vcpus),
+            0x6 => entry.eax |= ARAT,
             0x7 if entry.index == 0 => entry.eax = entry.eax.min(2),
             0x4000_0000 => entry.eax = HIGHEST_KVM,
             0x8000_0000 => entry.eax = entry.eax.min(HIGHEST_EXTENDED),
@@ -189,15 +190,6 @@ pub fn for_vcpu(normalised: &[kvm_cpuid_entry2], apic_id: u8) -> Vec<kvm_cpuid_e
         }
     }
     entries
-}
-
-/// Whether Linux keeps time without the PIT: its APIC timer counts TSC ticks and never stops.
-#[must_use]
-pub fn needs_no_pit(normalised: &[kvm_cpuid_entry2]) -> bool {
-    let has = |function, test: fn(&kvm_cpuid_entry2) -> bool| {
-        normalised.iter().any(|entry| entry.function == function && test(entry))
-    };
-    has(0x1, |entry| entry.ecx & TSC_DEADLINE != 0) && has(0x6, |entry| entry.eax & ARAT != 0)
 }
 
 /// Whether there are AVX registers and XSAVE to save them.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  first MiB of guest memory                        interrupts (I/O APIC pins = ISA numbers)
-//!  0x0_0500  GDT                    registers       0   PIT, only where the timer needs it
-//!  0x0_7000  zero page              boot            4   serial port
+//!  0x0_0500  GDT                    registers       4   serial port
+//!  0x0_7000  zero page              boot
 //!  0x0_9000  page tables (6 pages)  registers       5…  virtio devices, in the order of the MMIO pages
 //!  0x2_0000  kernel command line    boot
 //!  0x9_FC00  MP table (1 KiB)       mptable         ports
@@ -13,6 +13,7 @@
 pub mod apic;
 pub mod boot;
 pub mod cpuid;
+pub mod ioapic;
 pub mod mptable;
 pub mod msr;
 pub mod registers;

@@ -9,13 +9,16 @@
 //!  0x9_FC3C  processor × vCPUs            20 bytes each
 //!            bus: ISA                      8 bytes
 //!            I/O APIC                      8 bytes
-//!            interrupt × 16                8 bytes each: ISA number n is pin n
+//!            interrupt × 8                 8 bytes each: ISA number n is pin n, for those that a device may have
 //!            local interrupt × 2           8 bytes each: ExtINT to LINT0, NMI to LINT1
 //! ```
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::memory::Memory;
+use crate::{
+    arch::x86_64::{DEVICE_INTERRUPTS, SERIAL_INTERRUPT, ioapic},
+    memory::Memory,
+};
 
 /// The last KiB of base memory.
 pub const ADDRESS: u64 = 0x9_FC00;
@@ -27,10 +30,8 @@ const HEADER_BYTES: usize = 44;
 const SPECIFICATION_REVISION: u8 = 4;
 /// Of the integrated APIC; also what KVM's local APIC calls itself.
 const APIC_VERSION: u8 = 0x14;
-const IO_APIC: u32 = 0xFEC0_0000;
 const LOCAL_APIC: u32 = 0xFEE0_0000;
 const ISA: u8 = 0;
-const ISA_INTERRUPTS: u8 = 16;
 const EVERY_APIC: u8 = 0xFF;
 
 // Entry types (table 4-3) and interrupt types (table 4-11).
@@ -83,14 +84,17 @@ fn configuration(vcpus: u8) -> Vec<u8> {
     entries.extend([BUS, ISA]);
     entries.extend(b"ISA   ");
     entries.extend([IO_APIC_ENTRY, io_apic_id, APIC_VERSION, ENABLED]);
-    entries.extend(IO_APIC.to_le_bytes());
-    for number in 0..ISA_INTERRUPTS {
+    entries.extend((ioapic::ADDRESS as u32).to_le_bytes());
+    let interrupts = std::iter::once(SERIAL_INTERRUPT).chain(DEVICE_INTERRUPTS);
+    let numbers: Vec<u8> = interrupts.filter_map(|number| u8::try_from(number).ok()).collect();
+    for number in &numbers {
+        let number = *number;
         // Polarity and trigger mode (the two zeros) as the bus has them: active high, edge.
         entries.extend([INTERRUPT, VECTORED, 0, 0, ISA, number, io_apic_id, number]);
     }
     entries.extend([LOCAL_INTERRUPT, EXTERNAL, 0, 0, ISA, 0, 0, 0]);
     entries.extend([LOCAL_INTERRUPT, NMI, 0, 0, ISA, 0, EVERY_APIC, 1]);
-    let count = u16::from(vcpus) + 1 + 1 + u16::from(ISA_INTERRUPTS) + 2;
+    let count = u16::from(vcpus) + 1 + 1 + numbers.len() as u16 + 2;
     let mut table = header(count, &entries);
     table.extend(entries);
     table
@@ -132,17 +136,17 @@ mod tests {
     #[test]
     fn the_table_of_one_processor_has_its_golden_layout() {
         let table = configuration(1);
-        assert_eq!(table.len(), 44 + 20 + 8 + 8 + 16 * 8 + 2 * 8);
+        assert_eq!(table.len(), 44 + 20 + 8 + 8 + 8 * 8 + 2 * 8);
         assert_eq!(sum(&table), 0);
-        assert_eq!(&table[..7], b"PCMP\xE0\x00\x04");
+        assert_eq!(&table[..7], b"PCMP\xA0\x00\x04");
         assert_eq!(&table[8..28], b"WATERWHLMICROVM     ");
-        assert_eq!(&table[28..44], b"\0\0\0\0\0\0\x15\0\x00\x00\xE0\xFE\0\0\0\0");
+        assert_eq!(&table[28..44], b"\0\0\0\0\0\0\x0D\0\x00\x00\xE0\xFE\0\0\0\0");
         assert_eq!(&table[44..48], [0, 0, 0x14, 3]);
         assert_eq!(&table[64..72], b"\x01\x00ISA   ");
         assert_eq!(&table[72..80], [2, 1, 0x14, 1, 0, 0, 0xC0, 0xFE]);
-        assert_eq!(&table[80..88], [3, 0, 0, 0, 0, 0, 1, 0]);
-        assert_eq!(&table[200..208], [3, 0, 0, 0, 0, 15, 1, 15]);
-        assert_eq!(&table[208..], [4, 3, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0xFF, 1]);
+        assert_eq!(&table[80..88], [3, 0, 0, 0, 0, 4, 1, 4]);
+        assert_eq!(&table[136..144], [3, 0, 0, 0, 0, 12, 1, 12]);
+        assert_eq!(&table[144..], [4, 3, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0xFF, 1]);
     }
 
     #[test]

@@ -18,15 +18,17 @@
 //! Structures of KVM's are stored as the bytes that the kernel defines; their layout is ABI and grows only at its end.
 
 use kvm_bindings::{
-    CpuId, KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_irqchip, kvm_lapic_state, kvm_mp_state,
-    kvm_msr_entry, kvm_pit_state2, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    CpuId, KVM_CLOCK_TSC_STABLE, kvm_clock_data, kvm_cpuid_entry2, kvm_debugregs, kvm_lapic_state,
+    kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use serde::{Deserialize, Serialize};
 use vmm_sys_util::errno;
 
-use crate::arch::x86_64::msr::{self, MsrError};
+use crate::arch::x86_64::{
+    ioapic::{IoApic, IoApicState},
+    msr::{self, MsrError},
+};
 
 /// Of `kvm_xsave` without the flexible part behind it. The CPUID template shows nothing that needs more.
 const XSAVE_BYTES: i32 = 4096;
@@ -144,14 +146,10 @@ impl VcpuState {
     }
 }
 
-/// Interrupt controllers and clock.
+/// I/O APIC and clock. There is no PIC and no PIT; local APICs are their processors'.
 #[derive(Serialize, Deserialize)]
 pub struct PlatformState {
-    pic_master: kvm_irqchip,
-    pic_slave: kvm_irqchip,
-    io_apic: kvm_irqchip,
-    /// Only where the machine has one.
-    pit: Option<kvm_pit_state2>,
+    io_apic: IoApicState,
     clock: kvm_clock_data,
 }
 
@@ -163,33 +161,13 @@ impl std::fmt::Debug for PlatformState {
 
 impl PlatformState {
     /// Of a machine whose virtual CPUs do not run.
-    pub fn save(vm: &VmFd, has_pit: bool) -> Result<Self, StateError> {
-        let irqchip = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..kvm_irqchip::default() };
-            vm.get_irqchip(&mut chip).step("read an interrupt controller").map(|()| chip)
-        };
-        Ok(Self {
-            pic_master: irqchip(KVM_IRQCHIP_PIC_MASTER)?,
-            pic_slave: irqchip(KVM_IRQCHIP_PIC_SLAVE)?,
-            io_apic: irqchip(KVM_IRQCHIP_IOAPIC)?,
-            pit: has_pit.then(|| vm.get_pit2().step("read the PIT")).transpose()?,
-            clock: vm.get_clock().step("read the clock")?,
-        })
-    }
-
-    #[must_use]
-    pub fn has_pit(&self) -> bool {
-        self.pit.is_some()
+    pub fn save(vm: &VmFd, io_apic: &IoApic) -> Result<Self, StateError> {
+        Ok(Self { io_apic: io_apic.save(), clock: vm.get_clock().step("read the clock")? })
     }
 
     /// To a machine that has not run. The guest's clock goes on from where it was.
-    pub fn restore(&self, vm: &VmFd) -> Result<(), StateError> {
-        for chip in [&self.pic_master, &self.pic_slave, &self.io_apic] {
-            vm.set_irqchip(chip).step("write an interrupt controller")?;
-        }
-        if let Some(pit) = &self.pit {
-            vm.set_pit2(pit).step("write the PIT")?;
-        }
+    pub fn restore(&self, vm: &VmFd, io_apic: &IoApic) -> Result<(), StateError> {
+        io_apic.restore(&self.io_apic);
         // Of the flags, KVM takes only one that would add the time since.
         let clock = kvm_clock_data { flags: 0, ..self.clock };
         debug_assert_eq!(clock.flags & KVM_CLOCK_TSC_STABLE, 0);

@@ -12,7 +12,7 @@ use crate::{
     virtio::{
         Device, DeviceError, DeviceState, RestoreError, Rings, Rng, Work,
         doorbells::IDLE_RINGS,
-        driver::{BUFFERS, Driver},
+        driver::{BUFFERS, Driver, Unwired},
         rng::RngState,
     },
 };
@@ -43,6 +43,7 @@ fn the_thread_serves_doorbells_pauses_resumes_and_stops() {
     let transport = shared(&mut driver);
     let devices = EventLoop::start(
         vec![Arc::clone(&transport)],
+        Unwired::boxed(),
         move || started.send(()).is_ok(),
         |text| panic!("{text}"),
     );
@@ -127,7 +128,9 @@ fn probe() -> (Driver, Arc<AtomicU64>, EventFd) {
 fn rings_for_nothing_are_heard_now_and_then_and_one_for_something_soon() {
     let (mut driver, asked, _trap) = probe();
     let transport = shared(&mut driver);
-    let devices = EventLoop::start(vec![Arc::clone(&transport)], || true, |text| panic!("{text}")).unwrap();
+    let devices =
+        EventLoop::start(vec![Arc::clone(&transport)], Unwired::boxed(), || true, |text| panic!("{text}"))
+            .unwrap();
     let (doorbell, interrupt) = events(&transport);
     let started = Instant::now();
     let mut rung = 0u64;
@@ -154,7 +157,9 @@ fn a_device_that_panics_ends_the_thread_which_tells_of_it() {
     let (mut driver, _, trap) = probe();
     let transport = shared(&mut driver);
     let (told, panicked) = mpsc::channel();
-    let devices = EventLoop::start(vec![transport], || true, move |text| told.send(text).unwrap()).unwrap();
+    let devices =
+        EventLoop::start(vec![transport], Unwired::boxed(), || true, move |text| told.send(text).unwrap())
+            .unwrap();
     trap.write(1).unwrap();
     assert_eq!(panicked.recv().unwrap(), "the trap has gone off");
     devices.pause();

@@ -293,7 +293,13 @@ fn six_mebibytes_there_and_back_through_the_thread() {
         Box::new(crate::virtio::Rng::new(Limits::default()).unwrap()),
     );
     let transport = Arc::new(Mutex::new(std::mem::replace(&mut guest.driver.transport, unused.unwrap())));
-    let devices = EventLoop::start(vec![Arc::clone(&transport)], || true, |text| panic!("{text}")).unwrap();
+    let devices = EventLoop::start(
+        vec![Arc::clone(&transport)],
+        crate::virtio::driver::Unwired::boxed(),
+        || true,
+        |text| panic!("{text}"),
+    )
+    .unwrap();
     let interrupt = {
         let transport = transport.lock().unwrap();
         guest.thread = Some([RX, TX].map(|queue| transport.doorbells()[queue].try_clone().unwrap()));
