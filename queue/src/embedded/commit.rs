@@ -162,6 +162,7 @@ impl Shared {
         if let Some((header, file)) = state.prepared.take() {
             state.files.insert(header.segment, file);
             state.log.provide(header);
+            self.upkeep.notify_one();
         }
         Ok(())
     }

@@ -54,6 +54,11 @@ use crate::{
     storage::{Storage, StorageFile, disk::Directory},
 };
 
+/// Acks that one record holds: 28 KB.
+const ACKS_TOGETHER: usize = 1000;
+/// Sizes of segments that a log can be kept with.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=32 * 1024 * 1024 * 1024;
+
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -163,6 +168,9 @@ impl EmbeddedQueue {
         keys: Arc<dyn Keys>,
         clocks: Clocks,
     ) -> Result<(Self, Vec<Finding>), OpenError> {
+        if !SEGMENT_BYTES.contains(&config.segment_bytes) {
+            return Err(OpenError::SegmentBytes(config.segment_bytes));
+        }
         let limits = Limits {
             segment_bytes: config.segment_bytes,
             outstanding: config.outstanding,
@@ -204,6 +212,9 @@ impl EmbeddedQueue {
 
     /// The number of a function, which gets a data key if it has none.
     pub fn function(&self, arn: &str) -> Result<FunctionNumber, WriteError> {
+        if arn.len() > MAX_NAME_BYTES {
+            return Err(Refused::NameTooLong(arn.len()).into());
+        }
         let known = self.shared.state().log.function_number(arn);
         match known {
             Some(number) => {
@@ -276,10 +287,14 @@ impl EmbeddedQueue {
         let _ = tokio::time::timeout(wait, self.shared.ready.notified()).await;
     }
 
-    /// Events are done: they never come again. When this returns, that is durable.
+    /// Events are done: they never come again. When this returns, that is durable. If the lease does not hold one of them any more,
+    /// that is an error, and some of the others may be done.
     pub async fn ack(&self, epoch: LeaseEpoch, events: &[(Location, EventId)]) -> Result<(), WriteError> {
-        let settlement = self.shared.append(Use::Control, |log| log.ack(epoch, events)).await?;
-        self.shared.settled(&settlement).await
+        let mut last = None;
+        for some in events.chunks(ACKS_TOGETHER) {
+            last = Some(self.shared.append(Use::Control, |log| log.ack(epoch, some)).await?);
+        }
+        self.settled(last).await
     }
 
     /// An attempt failed: how many did, and before when (Unix time, ms) it is not to be tried again. The lease goes on.

@@ -31,6 +31,8 @@ use crate::{
 /// Why a directory is not opened. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    #[error("segments of {0} bytes are not possible; from 64 KiB to 32 GiB are")]
+    SegmentBytes(u64),
     #[error("{0}")]
     Io(#[from] io::Error),
     /// It may be of a newer Waterwheel; opening it could lose what this one does not understand.

@@ -5,7 +5,7 @@
 //!                                  few live? ──► these moved to the tail ──┘
 //! ```
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use super::{
     Shared, WriteError,
@@ -20,6 +20,10 @@ use crate::{Location, SegmentId, entry::StreamKey, log::Stop, storage::Preparati
 const BLANKS: usize = 2;
 /// Postings that are read at once when a segment is gone through.
 const STEP: u32 = 1024;
+
+/// Between two looks at what nobody tells of.
+const REST: Duration = Duration::from_millis(100);
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpkeepError {
@@ -45,6 +49,26 @@ impl std::fmt::Debug for Upkeep {
 impl Upkeep {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// Does what is due, until `shutdown`. It blocks its thread for as long as a segment takes to be written: give it one.
+    pub async fn run(&self, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let rest = match self.step().await {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => REST,
+                Err(error) => {
+                    tracing::warn!(%error, "the queue's upkeep failed; it is tried again");
+                    REST_AFTER_FAILURE
+                }
+            };
+            tokio::select! {
+                () = &mut shutdown => return,
+                () = self.shared.upkeep.notified() => {}
+                () = tokio::time::sleep(rest) => {}
+            }
+        }
     }
 
     /// Does one thing that is due; `false` if nothing is.

@@ -100,7 +100,7 @@ pub enum Refused {
     TooLarge { bytes: usize, limit: usize },
     #[error("the source's position has {0} bytes; the limit is 4096")]
     PositionTooLong(usize),
-    #[error("the partition's name has {0} bytes; the limit is 1024")]
+    #[error("the name of a partition or a function has {0} bytes; the limit is 1024")]
     NameTooLong(usize),
     #[error("there is no such function")]
     NoSuchFunction,

@@ -22,6 +22,10 @@ use crate::{
 /// Bytes that an event's record takes beside attributes and payload, moved or not.
 const EVENT_OVERHEAD: usize = MOVED_HEADER_BYTES + 4 + TAG_BYTES;
 
+/// Of a segment, for the names that its records need: an event must fit beside those of its function and its partition, each
+/// twice.
+const NAMES_BYTES: usize = 16 * 1024;
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewEvent<'a> {
     pub(crate) id: EventId,
@@ -91,18 +95,11 @@ impl Log {
     /// Appends an event. It can be leased when its batch is committed.
     pub(crate) fn enqueue(&mut self, event: NewEvent<'_>) -> Result<BatchNumber, Stop> {
         let body = EVENT_OVERHEAD + event.attributes.len() + event.payload.len();
-        // What a segment cannot hold would be refused for ever.
-        let room = usize::try_from(self.limits.segment_bytes).unwrap_or(usize::MAX)
-            - HEADER_BYTES
-            - 2 * PREFIX_BYTES;
-        let limit = MAX_BODY_BYTES.min(room);
-        if body > limit {
-            return Err(Refused::TooLarge { bytes: body, limit }.into());
-        }
         if self.tail.pending_bytes() > self.limits.pending_bytes {
             return Err(Blocked::Pending.into());
         }
         let stream = self.stream_key(event.partition, event.function).ok_or(Refused::NoSuchPartition)?;
+        self.fits_somewhere(body)?;
         self.write_names(event.partition, event.function)?;
         self.room(body)?;
         let log = self.id;
@@ -196,9 +193,16 @@ impl Log {
         Ok(self.tail.append(kind, |_, to| put(to), |_, _| effect())?)
     }
 
-    /// Refuses what does not fit into the active segment.
-    pub(super) fn room(&self, body: usize) -> Result<(), Blocked> {
-        if self.tail.fits(body) { Ok(()) } else { Err(Blocked::NoSegment) }
+    /// Stops what does not fit into the active segment, and refuses what would fit into none.
+    pub(super) fn room(&self, body: usize) -> Result<(), Stop> {
+        self.fits_somewhere(body)?;
+        if self.tail.fits(body) { Ok(()) } else { Err(Blocked::NoSegment.into()) }
+    }
+
+    fn fits_somewhere(&self, body: usize) -> Result<(), Refused> {
+        let segment = usize::try_from(self.limits.segment_bytes).unwrap_or(usize::MAX);
+        let limit = MAX_BODY_BYTES.min(segment.saturating_sub(2 * HEADER_BYTES + NAMES_BYTES));
+        if body > limit { Err(Refused::TooLarge { bytes: body, limit }) } else { Ok(()) }
     }
 
     /// Writes the names that a record needs, unless they are written often enough.

@@ -4,7 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use super::rig::{Rig, now};
 use crate::{
-    EmbeddedQueue, EventId, FunctionNumber, LeaseEpoch, Leased, PartitionNumber, Refused, WriteError,
+    EmbeddedQueue, EventId, FunctionNumber, LeaseEpoch, Leased, OpenError, PartitionNumber, Refused,
+    WriteError,
     embedded::{Event, Request},
     partition::Order,
 };
@@ -307,4 +308,58 @@ fn a_destroyed_key_is_told_apart_from_damage() {
     let request = Request { partition: shared, events: 9, bytes: u64::MAX, lease: LEASE, exclude: &exclude };
     assert_eq!(now(queue.lease(request)).unwrap().1, []);
     assert_eq!((queue.unreadable().shredded, queue.unreadable().corrupt), (1, 0));
+}
+
+#[test]
+fn the_largest_event_fits_and_a_larger_one_is_refused_at_once() {
+    let it = ready();
+    let put = |bytes: usize| {
+        let payload = vec![1; bytes];
+        let event = Event {
+            id: EventId([1; 16]),
+            function: it.function,
+            partition: it.shared,
+            attributes: &[],
+            payload: &payload,
+        };
+        now(it.queue.enqueue(&[event]))
+    };
+    let Err(WriteError::Refused(Refused::TooLarge { bytes, limit })) = put(1 << 20) else {
+        panic!("it fits")
+    };
+    let overhead = bytes - (1 << 20);
+    for _ in 0..3 {
+        put(limit - overhead).unwrap();
+    }
+    assert!(matches!(put(limit - overhead + 1), Err(WriteError::Refused(Refused::TooLarge { .. }))));
+    assert_eq!(it.lease(it.shared, 10).1.len(), 3);
+}
+
+#[test]
+fn thousands_are_acked_at_once() {
+    let it = ready();
+    for _ in 0..30 {
+        it.put(it.shared, 0..=250);
+    }
+    let mut all = Vec::new();
+    let exclude = HashSet::new();
+    let request =
+        Request { partition: it.shared, events: 10_000, bytes: u64::MAX, lease: LEASE, exclude: &exclude };
+    let (epoch, leased) = now(it.queue.lease(request)).unwrap();
+    all.extend(done(&leased));
+    assert!(all.len() > 5000, "{}", all.len());
+    now(it.queue.ack(epoch, &all)).unwrap();
+    assert_eq!(it.queue.depth(it.shared).events, 7530 - all.len() as u64);
+}
+
+#[test]
+fn sizes_and_names_that_cannot_be_are_refused() {
+    let it = ready();
+    let long = "x".repeat(1025);
+    assert_eq!(it.queue.partition(&long, Order::None), Err(Refused::NameTooLong(1025)));
+    assert!(matches!(it.queue.function(&long), Err(WriteError::Refused(Refused::NameTooLong(1025)))));
+    for segment_bytes in [0, 1000, u64::MAX] {
+        let rig = Rig { segment_bytes, ..Rig::new() };
+        assert!(matches!(rig.try_open(), Err(OpenError::SegmentBytes(bytes)) if bytes == segment_bytes));
+    }
 }
