@@ -29,6 +29,7 @@ mod guest;
 mod http;
 mod runtime_api;
 mod serve;
+mod stream;
 
 use std::{
     io::{self, Write},

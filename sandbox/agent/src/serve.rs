@@ -17,12 +17,12 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use protocol::{Decoder, InvokerFrame, LogStream, MAX_FRAME};
+use protocol::{InvokerFrame, LogStream, MAX_FRAME};
 use rustix::{
     buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, epoll, poll},
     io::{Errno, ioctl_fionbio, read, writev},
-    net::{SendFlags, Shutdown, SocketFlags, accept_with, send, shutdown, sockopt::set_tcp_nodelay},
+    net::{Shutdown, SocketFlags, accept_with, shutdown, sockopt::set_tcp_nodelay},
     process::{Pid, WaitOptions, wait},
     thread::sched_yield,
 };
@@ -30,6 +30,7 @@ use rustix::{
 use crate::{
     boot::{AgentError, Booted, Context},
     runtime_api::{CONNECTIONS, Measure, RuntimeApi},
+    stream::{Read, Stream},
 };
 
 /// Bytes read at a time.
@@ -61,8 +62,7 @@ const EVENTS: usize = CONNECTIONS + 16;
 
 pub(crate) struct Server {
     epoll: OwnedFd,
-    stream: OwnedFd,
-    decoder: Decoder,
+    stream: Stream,
     listener: OwnedFd,
     runtime: Pid,
     pidfd: Option<OwnedFd>,
@@ -98,8 +98,10 @@ impl Server {
         let Booted { stream, decoder, listener, runtime, response_limit, meter } = booted;
         ioctl_fionbio(&stream, true).step("make the stream non-blocking")?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).step("create an epoll")?;
+        // Only looking takes nothing away: of what is there it is told once.
+        let edges = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &stream, epoll::EventData::new_u64(STREAM), edges).step("watch the stream")?;
         let watched = [
-            (stream.as_fd(), STREAM),
             (listener.as_fd(), LISTENER),
             (runtime.stdout.as_fd(), STDOUT),
             (runtime.stderr.as_fd(), STDERR),
@@ -111,8 +113,8 @@ impl Server {
         }
         Ok(Self {
             epoll,
-            stream,
-            decoder,
+            // A guest is what is metered.
+            stream: Stream::new(stream, decoder, meter.is_some()),
             listener,
             runtime: runtime.pid,
             pidfd: Some(runtime.pidfd),
@@ -186,22 +188,22 @@ impl Server {
     // --- the invoker
 
     fn read_stream(&mut self) -> Result<Next, AgentError> {
-        let buffer = self.decoder.buffer();
-        // A large event comes in few reads; a small one needs no large buffer.
-        let room = READ.max(buffer.len().min(ROUND));
-        buffer.reserve(room);
-        match read(&self.stream, spare_capacity(buffer)) {
-            Ok(0) => Ok(Next::Exit),
-            Ok(_) => self.frames(),
-            Err(Errno::INTR | Errno::AGAIN) => Ok(Next::GoOn),
-            Err(Errno::CONNRESET) => Ok(Next::Exit),
-            Err(errno) => Err(errno).step("read from the invoker"),
+        loop {
+            let read = self.stream.read().step("read from the invoker")?;
+            let next = match read {
+                Read::End => Next::Exit,
+                Read::Nothing => return Ok(Next::GoOn),
+                Read::Some | Read::Last => self.frames()?,
+            };
+            if next == Next::Exit || read == Read::Last {
+                return Ok(next);
+            }
         }
     }
 
     fn frames(&mut self) -> Result<Next, AgentError> {
         loop {
-            let frame = InvokerFrame::decode(&mut self.decoder);
+            let frame = InvokerFrame::decode(&mut self.stream.decoder);
             match frame.map_err(|error| AgentError::Protocol(error.to_string()))? {
                 None => break,
                 Some(InvokerFrame::Shutdown) => return Ok(Next::Exit),
@@ -220,10 +222,7 @@ impl Server {
                 }
             }
         }
-        let buffer = self.decoder.buffer();
-        if buffer.is_empty() && buffer.capacity() > 2 * KEEP {
-            *buffer = Vec::new();
-        }
+        self.stream.settle().step("read from the invoker")?;
         Ok(Next::GoOn)
     }
 
@@ -234,7 +233,7 @@ impl Server {
             let mut frames = std::mem::take(self.api.frames());
             let mut rest = frames.as_slice();
             while !rest.is_empty() {
-                match send(&self.stream, rest, SendFlags::NOSIGNAL) {
+                match self.stream.send(rest) {
                     Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => {
@@ -246,6 +245,7 @@ impl Server {
                     Err(errno) => return Err(errno).step("write to the invoker"),
                 }
             }
+            self.stream.take_out().step("read from the invoker")?;
             if self.api.frames().is_empty() && frames.capacity() <= KEEP {
                 frames.clear();
                 *self.api.frames() = frames;
@@ -255,6 +255,8 @@ impl Server {
     }
 
     fn wait_for_invoker(&mut self) -> Result<Next, AgentError> {
+        // What was only looked at would end the wait at once.
+        self.stream.take_out().step("read from the invoker")?;
         let mut watched = [PollFd::new(&self.stream, PollFlags::IN | PollFlags::OUT)];
         match poll(&mut watched, None) {
             Ok(_) | Err(Errno::INTR) => {}
