@@ -104,7 +104,7 @@ mod tests {
     fn bus() -> Bus {
         let interrupt = EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap();
         let console = Mutex::new(Console::new(interrupt, None));
-        Bus { console, devices: Vec::new(), io_apic: Arc::new(IoApic::new().unwrap()) }
+        Bus { console, devices: Vec::new(), io_apic: Arc::new(IoApic::new(5).unwrap()) }
     }
 
     #[test]

@@ -37,8 +37,8 @@ mod tests {
     #[test]
     fn devices_are_announced_in_their_order() {
         let line = complete("waterwheel.guest=1", 3, false);
-        let devices = "virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 \
-                       virtio_mmio.device=4K@0xd0002000:7";
+        let devices = "virtio_mmio.device=4K@0xd0000000:1 virtio_mmio.device=4K@0xd0001000:2 \
+                       virtio_mmio.device=4K@0xd0002000:3";
         assert_eq!(line, format!("{ENDS} {PANIC_CONSOLE} {devices} waterwheel.guest=1"));
     }
 

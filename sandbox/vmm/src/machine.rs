@@ -107,7 +107,7 @@ pub struct Machine {
 impl Machine {
     /// A machine that boots `linux`. It does not run yet.
     pub fn with_linux(kvm: Kvm, parts: Parts, linux: &mut Linux) -> Result<Self, MachineError> {
-        let entry = boot::load(&parts.memory, linux, parts.vcpus)?;
+        let entry = boot::load(&parts.memory, linux, parts.vcpus, parts.devices.len())?;
         Self::with_entry(kvm, parts, entry)
     }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Changes with every change of [`MicrovmState`], or of how its parts are to be read.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 
 /// A machine without its memory.
 #[derive(Debug, Serialize, Deserialize)]

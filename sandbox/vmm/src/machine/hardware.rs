@@ -11,6 +11,7 @@ use crate::{
     arch::current::{
         DEVICE_BYTES, DEVICE_INTERRUPTS, DEVICES_START, MAX_VCPUS, TSS_ADDRESS, apic,
         cpuid::{self, Capabilities},
+        interrupts,
         ioapic::IoApic,
         msr,
         registers::{self, EntryPoint},
@@ -55,7 +56,8 @@ impl Hardware {
         vm.enable_cap(&split).step("create local interrupt controllers")?;
         let vcpus = (0..parts.vcpus).map(|number| vm.create_vcpu(number.into()).step("create a vCPU"));
         let vcpus = vcpus.collect::<Result<_, _>>()?;
-        let io_apic = Arc::new(IoApic::new().map_err(host("make an event"))?);
+        let highest = interrupts(parts.devices.len()).max().unwrap_or_default();
+        let io_apic = Arc::new(IoApic::new(highest).map_err(host("make an I/O APIC"))?);
         Ok(Self { devices: Vec::new(), vcpus, vm: Arc::new(vm), io_apic })
     }
 

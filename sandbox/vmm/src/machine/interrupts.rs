@@ -14,7 +14,7 @@ use std::{
 use kvm_ioctls::VmFd;
 
 use crate::{
-    arch::current::{DEVICE_INTERRUPTS, SERIAL_INTERRUPT, ioapic::IoApic},
+    arch::current::{interrupts, ioapic::IoApic},
     bus::Bus,
     lock,
     memory::Memory,
@@ -39,9 +39,7 @@ impl Interrupts {
         let mut events = vec![lock(&bus.console).interrupt().as_raw_fd()];
         events.extend(bus.devices.iter().map(|device| lock(device).interrupt().as_raw_fd()));
         events.push(bus.io_apic.attention().as_raw_fd());
-        let numbers =
-            std::iter::once(SERIAL_INTERRUPT).chain(DEVICE_INTERRUPTS).map(|number| number as usize);
-        let pins = numbers.take(1 + bus.devices.len()).collect();
+        let pins = interrupts(bus.devices.len()).map(|number| number as usize).collect();
         Self { events, pins, io_apic: Arc::clone(&bus.io_apic), vm, _bus: bus, _memory: memory }
     }
 }

@@ -216,7 +216,7 @@ pub fn say(text: u32, length: usize) -> Vec<u8> {
 
 /// A machine without a kernel: `code` begins in long mode at [`CODE`].
 pub fn bare(code: &[u8], parts: Parts) -> Machine {
-    boot::write_tables(&parts.memory, 1).expect("tables");
+    boot::write_tables(&parts.memory, 1, parts.devices.len()).expect("tables");
     parts.memory.write_slice(code, GuestAddress(CODE)).expect("code");
     let entry = EntryPoint { instruction: CODE, zero_page: 0 };
     Machine::with_entry(kvm(), parts, entry).expect("a machine")

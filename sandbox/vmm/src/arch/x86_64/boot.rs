@@ -78,8 +78,8 @@ pub struct Linux {
     pub command_line: String,
 }
 
-/// Loads everything and writes all boot structures for `vcpus` processors. Tells where the first of them begins.
-pub fn load(memory: &Memory, linux: &mut Linux, vcpus: u8) -> Result<EntryPoint, BootError> {
+/// Loads everything and writes all boot structures for `vcpus` processors and `devices` virtio devices. Tells where the first processor begins.
+pub fn load(memory: &Memory, linux: &mut Linux, vcpus: u8, devices: usize) -> Result<EntryPoint, BootError> {
     let lowest = Some(GuestAddress(KERNEL_LOWEST));
     let kernel = Elf::load(memory, None, &mut linux.kernel, lowest)?;
     let available = low_bytes(memory);
@@ -92,14 +92,14 @@ pub fn load(memory: &Memory, linux: &mut Linux, vcpus: u8) -> Result<EntryPoint,
         None => Range { start: 0, bytes: 0 },
     };
     write_zero_page(memory, command_line, initramfs)?;
-    write_tables(memory, vcpus)?;
+    write_tables(memory, vcpus, devices)?;
     Ok(EntryPoint { instruction: kernel.kernel_load.0, zero_page: ZERO_PAGE })
 }
 
 /// What any payload in long mode needs, Linux or not.
-pub fn write_tables(memory: &Memory, vcpus: u8) -> Result<(), GuestMemoryError> {
+pub fn write_tables(memory: &Memory, vcpus: u8, devices: usize) -> Result<(), GuestMemoryError> {
     registers::write_tables(memory)?;
-    mptable::write(memory, vcpus)
+    mptable::write(memory, vcpus, devices)
 }
 
 /// Guest-physical, below 4 GiB.
@@ -262,7 +262,7 @@ mod tests {
         let memory = crate::memory::new(16).unwrap();
         for content in [&b""[..], b"\x7FELF", &[0; 4096]] {
             let mut linux = Linux { kernel: file(content), initramfs: None, command_line: String::new() };
-            assert!(matches!(load(&memory, &mut linux, 1), Err(BootError::Kernel(_))));
+            assert!(matches!(load(&memory, &mut linux, 1, 0), Err(BootError::Kernel(_))));
         }
     }
 }

@@ -41,8 +41,8 @@ use crate::lock;
 pub const ADDRESS: u64 = 0xFEC0_0000;
 pub const BYTES: u64 = 0x1000;
 
-/// From 0: up to the last interrupt that a device may have.
-pub const PINS: usize = 13;
+/// Of the largest machine.
+const MOST_PINS: usize = 10;
 
 const IOREGSEL: u64 = 0x00;
 const IOWIN: u64 = 0x10;
@@ -72,11 +72,13 @@ const MESSAGES: u32 = 0xFEE0_0000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IoApicState {
+    /// From 0.
+    pins: u8,
     selected: u8,
     id: u32,
-    table: [u64; PINS],
+    table: [u64; MOST_PINS],
     /// Edges that came while their pins were masked.
-    pending: [bool; PINS],
+    pending: [bool; MOST_PINS],
 }
 
 /// The one I/O APIC of a machine.
@@ -87,9 +89,12 @@ pub struct IoApic {
 }
 
 impl IoApic {
-    /// As after a reset: all pins are masked.
-    pub fn new() -> io::Result<Self> {
-        let state = IoApicState { selected: 0, id: 0, table: [MASKED; PINS], pending: [false; PINS] };
+    /// As after a reset: all pins, up to this one, are masked.
+    pub fn new(highest_pin: u32) -> io::Result<Self> {
+        let pins = u8::try_from(highest_pin + 1).ok().filter(|pins| usize::from(*pins) <= MOST_PINS);
+        let pins = pins.ok_or(io::ErrorKind::InvalidInput)?;
+        let (table, pending) = ([MASKED; MOST_PINS], [false; MOST_PINS]);
+        let state = IoApicState { pins, selected: 0, id: 0, table, pending };
         Ok(Self { state: Mutex::new(state), attention: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)? })
     }
 
@@ -138,7 +143,7 @@ impl IoApic {
     #[must_use]
     pub fn take_pending(&self) -> Vec<kvm_msi> {
         let mut state = lock(&self.state);
-        (0..PINS).filter_map(|pin| state.take(pin)).collect()
+        (0..MOST_PINS).filter_map(|pin| state.take(pin)).collect()
     }
 
     #[must_use]
@@ -157,14 +162,14 @@ impl IoApic {
 impl IoApicState {
     /// The pin whose entry is selected, and whether it is its high half.
     fn entry(&self) -> Option<(usize, bool)> {
-        let register = usize::from(self.selected.checked_sub(REDIRECTION_TABLE)?);
-        Some((register / 2, register % 2 == 1))
+        let register = self.selected.checked_sub(REDIRECTION_TABLE)?;
+        (register / 2 < self.pins).then_some((usize::from(register / 2), register % 2 == 1))
     }
 
     fn read(&self) -> u32 {
         match self.selected {
             ID | ARBITRATION => self.id,
-            VERSION => VERSION_82093AA | (PINS as u32 - 1) << 16,
+            VERSION => VERSION_82093AA | u32::from(self.pins.saturating_sub(1)) << 16,
             _ => self.entry().map_or(0, |(pin, high)| {
                 let entry = self.table.get(pin).copied().unwrap_or(0);
                 (if high { entry >> 32 } else { entry & u64::from(u32::MAX) }) as u32

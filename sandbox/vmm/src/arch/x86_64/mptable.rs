@@ -9,14 +9,14 @@
 //!  0x9_FC3C  processor × vCPUs            20 bytes each
 //!            bus: ISA                      8 bytes
 //!            I/O APIC                      8 bytes
-//!            interrupt × 8                 8 bytes each: ISA number n is pin n, for those that a device may have
+//!            interrupt × (1 + devices)     8 bytes each: ISA number n is pin n
 //!            local interrupt × 2           8 bytes each: ExtINT to LINT0, NMI to LINT1
 //! ```
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use crate::{
-    arch::x86_64::{DEVICE_INTERRUPTS, SERIAL_INTERRUPT, ioapic},
+    arch::x86_64::{interrupts, ioapic},
     memory::Memory,
 };
 
@@ -47,9 +47,9 @@ const EXTERNAL: u8 = 3;
 const ENABLED: u8 = 1;
 const BOOT_PROCESSOR: u8 = 2;
 
-/// Writes the table for `vcpus` processors, whose local APICs are numbered from 0.
-pub fn write(memory: &Memory, vcpus: u8) -> Result<(), GuestMemoryError> {
-    let configuration = configuration(vcpus);
+/// Writes the table for `vcpus` processors, whose local APICs are numbered from 0, and `devices` virtio devices.
+pub fn write(memory: &Memory, vcpus: u8, devices: usize) -> Result<(), GuestMemoryError> {
+    let configuration = configuration(vcpus, devices);
     debug_assert!(configuration.len() as u64 + u64::from(POINTER_BYTES) <= BYTES);
     memory.write_slice(&floating_pointer(), GuestAddress(ADDRESS))?;
     memory.write_slice(&configuration, GuestAddress(ADDRESS + u64::from(POINTER_BYTES)))
@@ -73,7 +73,7 @@ fn floating_pointer() -> Vec<u8> {
     pointer
 }
 
-fn configuration(vcpus: u8) -> Vec<u8> {
+fn configuration(vcpus: u8, devices: usize) -> Vec<u8> {
     let io_apic_id = vcpus; // the first number that no processor has
     let mut entries = Vec::new();
     for apic_id in 0..vcpus {
@@ -85,8 +85,7 @@ fn configuration(vcpus: u8) -> Vec<u8> {
     entries.extend(b"ISA   ");
     entries.extend([IO_APIC_ENTRY, io_apic_id, APIC_VERSION, ENABLED]);
     entries.extend((ioapic::ADDRESS as u32).to_le_bytes());
-    let interrupts = std::iter::once(SERIAL_INTERRUPT).chain(DEVICE_INTERRUPTS);
-    let numbers: Vec<u8> = interrupts.filter_map(|number| u8::try_from(number).ok()).collect();
+    let numbers: Vec<u8> = interrupts(devices).filter_map(|number| u8::try_from(number).ok()).collect();
     for number in &numbers {
         let number = *number;
         // Polarity and trigger mode (the two zeros) as the bus has them: active high, edge.
@@ -120,7 +119,7 @@ fn header(count: u16, entries: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::x86_64::MAX_VCPUS;
+    use crate::arch::x86_64::{DEVICE_INTERRUPTS, MAX_VCPUS};
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
@@ -135,23 +134,24 @@ mod tests {
 
     #[test]
     fn the_table_of_one_processor_has_its_golden_layout() {
-        let table = configuration(1);
-        assert_eq!(table.len(), 44 + 20 + 8 + 8 + 8 * 8 + 2 * 8);
+        let table = configuration(1, 4);
+        assert_eq!(table.len(), 44 + 20 + 8 + 8 + 5 * 8 + 2 * 8);
         assert_eq!(sum(&table), 0);
-        assert_eq!(&table[..7], b"PCMP\xA0\x00\x04");
+        assert_eq!(&table[..7], b"PCMP\x88\x00\x04");
         assert_eq!(&table[8..28], b"WATERWHLMICROVM     ");
-        assert_eq!(&table[28..44], b"\0\0\0\0\0\0\x0D\0\x00\x00\xE0\xFE\0\0\0\0");
+        assert_eq!(&table[28..44], b"\0\0\0\0\0\0\x0A\0\x00\x00\xE0\xFE\0\0\0\0");
         assert_eq!(&table[44..48], [0, 0, 0x14, 3]);
         assert_eq!(&table[64..72], b"\x01\x00ISA   ");
         assert_eq!(&table[72..80], [2, 1, 0x14, 1, 0, 0, 0xC0, 0xFE]);
         assert_eq!(&table[80..88], [3, 0, 0, 0, 0, 4, 1, 4]);
-        assert_eq!(&table[136..144], [3, 0, 0, 0, 0, 12, 1, 12]);
-        assert_eq!(&table[144..], [4, 3, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0xFF, 1]);
+        assert_eq!(&table[88..96], [3, 0, 0, 0, 0, 1, 1, 1]);
+        assert_eq!(&table[112..120], [3, 0, 0, 0, 0, 5, 1, 5]);
+        assert_eq!(&table[120..], [4, 3, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0xFF, 1]);
     }
 
     #[test]
     fn the_largest_table_fits_and_only_its_first_processor_boots() {
-        let table = configuration(MAX_VCPUS);
+        let table = configuration(MAX_VCPUS, DEVICE_INTERRUPTS.len());
         assert!(table.len() as u64 + u64::from(POINTER_BYTES) <= BYTES, "{} bytes", table.len());
         assert_eq!(sum(&table), 0);
         let flags: Vec<u8> = table[44..].chunks(20).take(MAX_VCPUS.into()).map(|cpu| cpu[3]).collect();
