@@ -18,6 +18,8 @@ class Job:
     # From the start of the command to its end, in seconds.
     timeout: int = 600
     environment: dict = field(default_factory=dict)
+    # For the virtual machine's kernel.
+    kernel_options: tuple = ()
 
     def variables(self):
         return {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "WATERWHEEL_NESTED": "1"} | self.environment

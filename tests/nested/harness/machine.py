@@ -71,7 +71,7 @@ class Machine:
             QEMU, "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,+svm,+npt,-la57",
             "-m", str(self.job.memory), "-smp", "2", "-no-reboot", "-nodefaults", "-display", "none",
             "-kernel", self.guest.kernel, "-initrd", self.initramfs,
-            "-append", "console=ttyS0 quiet panic=-1 mitigations=off",
+            "-append", " ".join(["console=ttyS0 quiet panic=-1 mitigations=off", *self.job.kernel_options]),
             "-serial", f"file:{self.console}",
             "-drive", f"if=none,id=disk,format=raw,cache=unsafe,file={self.disk}",
             "-device", "virtio-blk-pci,drive=disk", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
