@@ -20,12 +20,17 @@ use types::DataKey;
 
 use crate::{
     FunctionNumber, SegmentId,
-    format::segment::{LogId, Salt},
+    format::{
+        event::MOVED_HEADER_BYTES,
+        segment::{LogId, Salt},
+    },
 };
 
 /// Bytes that sealing adds.
 pub(crate) const TAG_BYTES: usize = 16;
 const INFO: &[u8] = b"waterwheel queue event 1";
+/// Of a place, as it is authenticated.
+const PLACE_BYTES: usize = 32;
 
 /// Where a record lies, as far as its seal is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +68,8 @@ impl SegmentKey {
     /// Encrypts `record[content..]` in place and appends the tag; what stands before it in `record[plain..]` is authenticated.
     pub(crate) fn seal(&self, place: Place, record: &mut Vec<u8>, plain: usize, content: usize) {
         let (before, secret) = record.split_at_mut(content);
-        let aad = aad(place, before.get(plain..).unwrap_or_default());
+        let mut buffer = AAD_BUFFER;
+        let aad = aad(&mut buffer, place, before.get(plain..).unwrap_or_default());
         #[cfg(test)]
         audit::seal(self.audited, place.offset);
         let tag = self
@@ -75,7 +81,9 @@ impl SegmentKey {
 
     /// Decrypts `sealed` in place; `None` if it is not what was sealed at this place beside these plain fields.
     pub(crate) fn open<'a>(&self, place: Place, plain: &[u8], sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        self.key.open_in_place(nonce(place), Aad::from(aad(place, plain)), sealed).ok()
+        let mut buffer = AAD_BUFFER;
+        let aad = aad(&mut buffer, place, plain);
+        self.key.open_in_place(nonce(place), Aad::from(aad), sealed).ok()
     }
 }
 
@@ -86,8 +94,22 @@ fn nonce(place: Place) -> Nonce {
     Nonce::assume_unique_for_key(bytes)
 }
 
-fn aad(place: Place, plain: &[u8]) -> Vec<u8> {
-    [&place.log.0[..], &place.segment.0.to_le_bytes(), &place.offset.to_le_bytes(), plain].concat()
+const AAD_BUFFER: [u8; PLACE_BYTES + MOVED_HEADER_BYTES] = [0; PLACE_BYTES + MOVED_HEADER_BYTES];
+
+/// In a buffer of the caller's: this is done for every event.
+fn aad<'a>(
+    buffer: &'a mut [u8; PLACE_BYTES + MOVED_HEADER_BYTES],
+    place: Place,
+    plain: &[u8],
+) -> &'a mut [u8] {
+    let parts = [&place.log.0[..], &place.segment.0.to_le_bytes(), &place.offset.to_le_bytes(), plain];
+    let mut length = 0;
+    for part in parts {
+        let to = buffer.get_mut(length..length + part.len()).expect("plain fields are a header at the most");
+        to.copy_from_slice(part);
+        length += part.len();
+    }
+    buffer.get_mut(..length).unwrap_or_default()
 }
 
 /// Keys of one segment, made when they are first needed.
@@ -103,24 +125,44 @@ impl SegmentKeys {
 /// Every seal that a test attempts: no key may see a nonce twice.
 #[cfg(test)]
 pub(crate) mod audit {
-    use std::{cell::RefCell, collections::HashSet};
+    use std::{
+        cell::RefCell,
+        collections::HashSet,
+        sync::{Arc, Mutex, PoisonError},
+    };
 
     /// The function's key and the segment's salt.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
     pub(crate) struct Identity(pub(super) [u8; 32], pub(super) [u8; 32]);
 
+    /// What the threads of one test have sealed.
+    pub(crate) type Ledger = Arc<Mutex<HashSet<(Identity, u64)>>>;
+
     thread_local! {
-        static SEALED: RefCell<HashSet<(Identity, u64)>> = RefCell::default();
+        static SEALED: RefCell<Ledger> = RefCell::default();
     }
 
     pub(super) fn seal(key: Identity, offset: u64) {
-        let fresh = SEALED.with_borrow_mut(|sealed| sealed.insert((key, offset)));
+        let fresh = sealed(|sealed| sealed.insert((key, offset)));
         assert!(fresh, "a key has sealed at offset {offset} twice");
     }
 
-    /// How many seals this thread has attempted since the last call; they are forgotten.
+    /// How many seals were attempted since the last call; they are forgotten.
     pub(crate) fn count() -> usize {
-        SEALED.take().len()
+        sealed(|sealed| std::mem::take(sealed).len())
+    }
+
+    /// This thread's, for another thread to go on with.
+    pub(crate) fn ledger() -> Ledger {
+        SEALED.with_borrow(Ledger::clone)
+    }
+
+    pub(crate) fn go_on_with(ledger: Ledger) {
+        SEALED.set(ledger);
+    }
+
+    fn sealed<T>(with: impl FnOnce(&mut HashSet<(Identity, u64)>) -> T) -> T {
+        SEALED.with_borrow(|sealed| with(&mut sealed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -17,27 +17,10 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{Shared, State, files};
-use crate::log::{BatchNumber, Blocked, Log, Refused, Stop};
-
-/// Why something was not written. After `Io` the outcome is unknown: it may be there after a restart.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum WriteError {
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The disk is full. Acks and notes still work, so that room is made.
-    #[error("the disk is full")]
-    NoSpace,
-    #[error("writing to the log failed: {0}")]
-    Io(Arc<io::Error>),
-    #[error("the key service failed: {0}")]
-    Key(String),
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        if error.kind() == io::ErrorKind::StorageFull { Self::NoSpace } else { Self::Io(Arc::new(error)) }
-    }
-}
+use crate::{
+    WriteError,
+    log::{BatchNumber, Blocked, Log, Stop},
+};
 
 /// The outcome of a batch, for all who wait for it.
 #[derive(Debug, Default)]
@@ -60,20 +43,36 @@ impl Shared {
         purpose: Use,
         mut call: impl FnMut(&mut Log) -> Result<BatchNumber, Stop>,
     ) -> Result<Arc<Settlement>, WriteError> {
-        loop {
+        let last = self.append_all(purpose, &[()], |log, ()| call(log)).await?;
+        Ok(last.expect("one was appended"))
+    }
+
+    /// Appends all items, one after the other. Returns the settlement of the last, which comes after the others'.
+    pub(super) async fn append_all<T>(
+        &self,
+        purpose: Use,
+        items: &[T],
+        mut call: impl FnMut(&mut Log, &T) -> Result<BatchNumber, Stop>,
+    ) -> Result<Option<Arc<Settlement>>, WriteError> {
+        let (mut rest, mut last) = (items, None);
+        while !rest.is_empty() {
             let waiting = {
                 let mut state = self.state();
                 if purpose == Use::Event && state.full {
                     return Err(WriteError::NoSpace);
                 }
-                match call(&mut state.log) {
-                    Ok(number) => return Ok(state.settlement(number)),
-                    Err(Stop::Refused(refused)) => return Err(refused.into()),
-                    Err(Stop::Blocked(Blocked::NoSegment)) => {
+                let (number, stop) = append_some(&mut state.log, &mut rest, &mut call);
+                if let Some(number) = number {
+                    last = Some(state.settlement(number));
+                }
+                match stop {
+                    None => continue,
+                    Some(Stop::Refused(refused)) => return Err(refused.into()),
+                    Some(Stop::Blocked(Blocked::NoSegment)) => {
                         self.next_segment(&mut state, purpose)?;
                         continue;
                     }
-                    Err(Stop::Blocked(Blocked::Pending)) => state.settlements.values().next().cloned(),
+                    Some(Stop::Blocked(Blocked::Pending)) => state.settlements.values().next().cloned(),
                 }
             };
             match waiting {
@@ -81,6 +80,7 @@ impl Shared {
                 None => drop(self.lead()),
             }
         }
+        Ok(last)
     }
 
     /// Waits until a batch is durable, and makes it so if nobody else does.
@@ -108,12 +108,13 @@ impl Shared {
             let file = state.files.get(&write.segment).cloned();
             (write, file)
         };
-        // A segment that failed has lost its file: it is never written, nor synced, again.
+        // A segment that failed is never written, nor synced, again: the log goes on in another.
         let written = file.ok_or_else(|| io::Error::other("the segment is closed")).and_then(|file| {
             file.write_at(write.offset, &write.bytes)?;
             file.sync()
         });
         let mut state = self.state();
+        state.log.reuse(write.bytes);
         let last = match &written {
             Ok(()) => {
                 state.log.committed();
@@ -122,13 +123,15 @@ impl Shared {
             Err(_) => {
                 let now = self.clocks.now().boot;
                 state.failures += 1;
+                state.failed.insert(write.segment);
                 // What was prepared behind it is as good as before.
                 state.log.commit_failed(now)
             }
         };
         state.settle(last.unwrap_or(write.number), &written.map_err(Arc::new));
+        state.wake();
         drop(state);
-        self.ready.notify_waiters();
+        self.changed.notify_waiters();
         true
     }
 
@@ -171,8 +174,9 @@ impl Shared {
     pub(super) fn prepare(&self, state: &mut State, blank: files::Blank) -> io::Result<()> {
         let previous = state.log.newest_segment().cloned();
         let created = self.clocks.now().wall_ms;
-        let header =
-            files::begin_segment(&*self.storage, state.log.id(), previous.as_ref(), &blank, created)?;
+        let begun = files::begin_segment(&*self.storage, state.log.id(), previous.as_ref(), &blank, created);
+        // A disk that keeps failing must not fill with what it could not make segments of.
+        let header = begun.inspect_err(|_| drop(self.storage.remove(&blank.name)))?;
         let oldest = state.log.oldest_segment().unwrap_or(header.segment).max(state.oldest);
         files::write_identity(&*self.storage, &header, oldest)?;
         state.prepared = Some((header, blank.file));
@@ -180,7 +184,39 @@ impl Shared {
     }
 }
 
+/// Appends until all are, a batch is full, or something stops it. Others wait for the lock meanwhile. The last one's batch.
+fn append_some<T>(
+    log: &mut Log,
+    items: &mut &[T],
+    call: &mut impl FnMut(&mut Log, &T) -> Result<BatchNumber, Stop>,
+) -> (Option<BatchNumber>, Option<Stop>) {
+    let mut last = None;
+    while let Some((item, rest)) = items.split_first() {
+        match call(log, item) {
+            Ok(number) => {
+                *items = rest;
+                if last.replace(number).is_some_and(|before| before != number) {
+                    break;
+                }
+            }
+            Err(stop) => return (last, Some(stop)),
+        }
+    }
+    (last, None)
+}
+
 impl State {
+    /// Tells those who wait for what can be leased now.
+    pub(super) fn wake(&mut self) {
+        let awakened = self.log.take_awakened();
+        if awakened.everybody {
+            self.waiters.values().for_each(|waiter| waiter.notify_waiters());
+            return;
+        }
+        let waiters = awakened.partitions.iter().filter_map(|partition| self.waiters.get(partition));
+        waiters.for_each(|waiter| waiter.notify_waiters());
+    }
+
     pub(super) fn settlement(&mut self, number: BatchNumber) -> Arc<Settlement> {
         self.settlements.entry(number).or_default().clone()
     }
@@ -192,9 +228,8 @@ impl State {
             let _ = settlement.outcome.set(outcome.clone());
             settlement.changed.notify_waiters();
         }
-        // One of those who wait for the next batch leads it.
-        if let Some(next) = self.settlements.values().next() {
-            next.changed.notify_one();
-        }
+        // One of those who wait leads the next batch. Of each batch that follows one is told: for the next one perhaps nobody waits,
+        // because who appended to it went on to another batch, or gave up.
+        self.settlements.values().for_each(|waiting| waiting.changed.notify_one());
     }
 }

@@ -15,6 +15,8 @@ use crate::{
 };
 
 pub(super) const IDENTITY: &str = "LOG";
+/// What was LOG before, or is to be it: its room is never given up.
+pub(super) const OTHER_IDENTITY: &str = "LOG.partial";
 const PARTIAL: &str = ".partial";
 
 /// What a file is for, by its name.
@@ -57,22 +59,43 @@ pub(super) fn aside_name(id: SegmentId, why: &str) -> String {
 /// Random bytes for salts and ids.
 pub(super) fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
+    #[cfg(test)]
+    if crate::testing::fill(&mut bytes) {
+        return Ok(bytes);
+    }
     SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("randomness is not available"))?;
     Ok(bytes)
 }
 
 /// Writes a small file in one step: it is there whole, or as before.
 pub(super) fn replace(storage: &dyn Storage, name: &str, content: &[u8]) -> io::Result<()> {
-    let partial = format!("{name}{PARTIAL}");
-    match storage.remove(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = storage.create(&partial, 0, Preparation::Allocated)?;
-    file.write_at(0, content)?;
-    file.sync()?;
+    let partial = write_partial(storage, name, content)?;
     storage.rename(&partial, name)?;
     storage.sync_directory()
+}
+
+/// Writes what is to be a small file; returns its name meanwhile.
+fn write_partial(storage: &dyn Storage, name: &str, content: &[u8]) -> io::Result<String> {
+    let partial = format!("{name}{PARTIAL}");
+    let bytes = content.len() as u64;
+    let write = || {
+        let file = match storage.open(&partial) {
+            Ok(file) if file.bytes()? == bytes => file,
+            left => {
+                if left.is_ok() {
+                    storage.remove(&partial)?;
+                }
+                storage.create(&partial, bytes, Preparation::Allocated)?
+            }
+        };
+        file.write_at(0, content)?;
+        file.sync()
+    };
+    write().inspect_err(|_| {
+        // What could be set aside of it would be missing elsewhere, and after a failed sync it could not be trusted.
+        let _ = storage.remove(&partial);
+    })?;
+    Ok(partial)
 }
 
 /// Reads a file that is known to be small.
@@ -144,7 +167,16 @@ pub(super) fn write_identity(
     oldest: SegmentId,
 ) -> io::Result<()> {
     let identity = Identity { log: newest.log, newest: newest.segment, digest: newest.digest(), oldest };
-    replace(storage, IDENTITY, &identity.encode())
+    let partial = write_partial(storage, IDENTITY, &identity.encode())?;
+    // What was LOG is kept for the next time: that takes no room then, so that segments can be deleted from a full disk.
+    match storage.exchange(&partial, IDENTITY) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => storage.rename(&partial, IDENTITY)?,
+        exchanged => exchanged?,
+    }
+    storage.sync_directory().inspect_err(|_| {
+        // On the disk that file may still be LOG: it must not be written to.
+        let _ = storage.remove(&partial);
+    })
 }
 
 /// The header of a segment, from whichever of its copies is sound.

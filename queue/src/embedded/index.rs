@@ -1,10 +1,14 @@
 //! A segment's index on the disk: making it, and reading no more of it than is asked for.
 
-use std::{io, sync::Arc};
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use super::files::{index_name, replace};
 use crate::{
-    Location, SegmentId,
+    Location, Ordinal, SegmentId,
     entry::{Entry, StreamKey},
     format::{
         FormatError,
@@ -32,8 +36,22 @@ pub(super) enum IndexError {
 
 pub(super) struct IndexFile {
     file: Arc<dyn StorageFile>,
+    /// It never changes.
+    bytes: u64,
     header: IndexHeader,
+    cursors: Mutex<HashMap<StreamKey, Cursor>>,
 }
+
+/// Where reading a stream ended: whoever goes on there need not search.
+#[derive(Clone, Copy)]
+struct Cursor {
+    row: StreamRow,
+    next: Location,
+    skip: u32,
+}
+
+/// Cursors that are kept; each costs some 60 bytes.
+const CURSORS: usize = 256;
 
 impl IndexFile {
     /// Opens the index of this segment.
@@ -45,7 +63,10 @@ impl IndexFile {
         if (header.log, header.segment, header.salt) != (segment.log, segment.segment, segment.salt) {
             return Err(IndexError::Foreign);
         }
-        Ok(Self { file, header })
+        if header.events > segment.most_events() {
+            return Err(FormatError::Damaged("an index's count of events").into());
+        }
+        Ok(Self { bytes: file.bytes()?, file, header, cursors: Mutex::default() })
     }
 
     pub(super) fn events(&self) -> u32 {
@@ -97,19 +118,60 @@ impl IndexFile {
         let start = postings + (u64::from(row.first) + u64::from(skip)) * POSTING_BYTES as u64;
         let content = self.content(start, start + u64::from(count) * POSTING_BYTES as u64)?;
         let mut fields = Fields::new(&content);
-        (0..count).map(|_| Ok(index::take_posting(self.header.segment, &mut fields)?)).collect()
+        let mut take = || {
+            let entry = index::take_posting(self.header.segment, &mut fields)?;
+            let counted = entry.location.ordinal.0 < self.header.events;
+            counted.then_some(entry).ok_or(FormatError::Damaged("an ordinal in an index"))
+        };
+        (0..count).map(|_| Ok(take()?)).collect()
     }
 
     /// Up to `most` events of a stream that do not lie before `from`.
     pub(super) fn from(&self, key: StreamKey, from: Location, most: u32) -> Result<Vec<Entry>, IndexError> {
-        let Some(row) = self.row(key)? else { return Ok(Vec::new()) };
+        let known = self.cursors().get(&key).copied().filter(|cursor| cursor.next == from);
+        let (row, skip) = match known {
+            Some(cursor) => (cursor.row, cursor.skip),
+            None => {
+                let Some(row) = self.row(key)? else { return Ok(Vec::new()) };
+                (row, self.before(row, from)?)
+            }
+        };
+        let entries = self.postings(row, skip, most)?;
+        if let Some(last) = entries.last() {
+            let next = Location { ordinal: Ordinal(last.location.ordinal.0 + 1), ..last.location };
+            let cursor = Cursor { row, next, skip: skip + u32::try_from(entries.len()).unwrap_or(0) };
+            let mut cursors = self.cursors();
+            if cursors.len() >= CURSORS {
+                cursors.clear();
+            }
+            cursors.insert(key, cursor);
+        }
+        Ok(entries)
+    }
+
+    fn cursors(&self) -> MutexGuard<'_, HashMap<StreamKey, Cursor>> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same of a stream whose row is known.
+    pub(super) fn postings_from(
+        &self,
+        row: StreamRow,
+        from: Location,
+        most: u32,
+    ) -> Result<Vec<Entry>, IndexError> {
+        self.postings(row, self.before(row, from)?, most)
+    }
+
+    /// How many events of a stream lie before `from`.
+    fn before(&self, row: StreamRow, from: Location) -> Result<u32, IndexError> {
         let (mut low, mut high) = (0, row.count);
         while low < high {
             let middle = low + (high - low) / 2;
             let before = self.postings(row, middle, 1)?.first().is_some_and(|entry| entry.location < from);
             if before { low = middle + 1 } else { high = middle }
         }
-        self.postings(row, low, most)
+        Ok(low)
     }
 
     /// Calls `each` with every record that is not an event, in the order of the segment.
@@ -130,9 +192,8 @@ impl IndexFile {
     fn content(&self, start: u64, end: u64) -> Result<Vec<u8>, IndexError> {
         let page_content = PAGE_CONTENT as u64;
         let (first, behind) = (start / page_content, end.div_ceil(page_content));
-        let file_bytes = self.file.bytes()?;
         // A length is believed as far as the file goes.
-        if start >= end || (behind + 1) * PAGE_BYTES as u64 > file_bytes {
+        if start >= end || (behind + 1) * PAGE_BYTES as u64 > self.bytes {
             let empty = start == end;
             return if empty {
                 Ok(Vec::new())

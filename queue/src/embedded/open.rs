@@ -35,6 +35,9 @@ pub enum OpenError {
     SegmentBytes(u64),
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// To look at; whoever opens a queue makes one.
+    #[error("there is no queue in this directory")]
+    NoQueue,
     /// It may be of a newer Waterwheel; opening it could lose what this one does not understand.
     #[error("{file}: format version {version} is not known to this Waterwheel; use the one that wrote it")]
     UnknownVersion { file: String, version: u32 },
@@ -67,6 +70,8 @@ pub enum Finding {
     IdentityDamaged,
     /// One of the two copies of the segment's header is not sound.
     HeaderDamaged { segment: SegmentId },
+    /// The record of an event is sound, and yet its seal does not open with its function's key: somebody changed it.
+    Altered { segment: SegmentId, bytes: Range<u64> },
     /// A segment between others is not there.
     Missing { segment: SegmentId },
     /// The index of a segment was not sound; it was made again from the segment.
@@ -80,6 +85,8 @@ pub enum Finding {
 pub(super) struct Opened {
     pub(super) log: Log,
     pub(super) files: HashMap<SegmentId, Arc<dyn StorageFile>>,
+    /// Those that were read, still open.
+    pub(super) indexes: HashMap<SegmentId, Arc<IndexFile>>,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -91,45 +98,83 @@ struct Segment {
     scanned: Vec<(EventHeader, Entry)>,
 }
 
-/// Reads all that a directory says.
+/// Reads all that a directory says, and clears away what is not the log's. Nothing is changed before everything was read.
 pub(super) fn open(storage: &dyn Storage, limits: Limits, now: Now) -> Result<Opened, OpenError> {
     let names = file_names(storage)?;
-    let chain::Chain { log, segments: chain, mut findings } = chain::read(storage, &names)?;
+    let chain = chain::read(storage, &names)?;
+    let (opened, others) = read(storage, chain, limits, now)?;
     for name in &names {
-        if let FileName::Leftover(name) = name {
+        if let FileName::Leftover(name) = name
+            && name != files::OTHER_IDENTITY
+        {
             storage.remove(name)?;
         }
     }
-    let mut replay = Replay::new(log, limits, now);
-    let mut segments = Vec::new();
-    for (id, verdict) in chain {
+    for (id, verdict) in others {
         let name = files::segment_name(id);
         match verdict {
-            Verdict::Believed(header, file) => {
-                segments.push(read_controls(storage, header, file, &mut replay, &mut findings)?);
-            }
+            Verdict::Believed(..) => {}
             // It was being begun when the last process ended.
             Verdict::Unused => storage.remove(&name)?,
             Verdict::Foreign => storage.rename(&name, &files::aside_name(id, "foreign"))?,
             Verdict::Unreadable => storage.rename(&name, &files::aside_name(id, "unreadable"))?,
         }
     }
+    // The last process may have exchanged LOG with another file, which is about to be written, and not have made that durable.
+    storage.sync_directory()?;
+    Ok(opened)
+}
+
+/// Reads all that the segments say that are to be believed; returns the others, too.
+pub(super) fn read(
+    storage: &dyn Storage,
+    chain: chain::Chain,
+    limits: Limits,
+    now: Now,
+) -> Result<(Opened, Vec<(SegmentId, Verdict)>), OpenError> {
+    let chain::Chain { log, segments: chain, mut findings } = chain;
+    let mut replay = Replay::new(log, limits, now);
+    let (mut segments, mut others) = (Vec::new(), Vec::new());
+    for (id, verdict) in chain {
+        match verdict {
+            Verdict::Believed(header, file) => {
+                segments.push(read_controls(storage, header, file, &mut replay, &mut findings)?);
+            }
+            other => others.push((id, other)),
+        }
+    }
     replay.end_of_controls();
     for segment in &mut segments {
         read_postings(segment, &mut replay, &mut findings)?;
     }
-    let files = segments.into_iter().map(|segment| (segment.header.segment, segment.file)).collect();
+    let (mut files, mut indexes) = (HashMap::new(), HashMap::new());
+    for Segment { header, file, index, .. } in segments {
+        files.insert(header.segment, file);
+        indexes.extend(index.map(|index| (header.segment, Arc::new(index))));
+    }
     let (log, nameless) = replay.finish();
     if nameless > 0 {
         findings.push(Finding::Nameless { events: nameless });
     }
-    Ok(Opened { log, files, findings })
+    Ok((Opened { log, files, indexes, findings }, others))
 }
 
 /// Names of the files that are ours, in order.
 pub(super) fn file_names(storage: &dyn Storage) -> Result<Vec<FileName>, OpenError> {
     let mut names: Vec<FileName> = storage.list()?.iter().filter_map(|name| FileName::parse(name)).collect();
     names.sort();
+    Ok(names)
+}
+
+/// The same of a directory that must hold a log. Reading the chain of an empty one would begin a log there.
+pub(super) fn existing_names(storage: &dyn Storage) -> Result<Vec<FileName>, OpenError> {
+    let names = file_names(storage)?;
+    if names.is_empty() {
+        match storage.open(files::IDENTITY) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::NoQueue),
+            opened => drop(opened?),
+        }
+    }
     Ok(names)
 }
 
@@ -194,6 +239,7 @@ fn scan_segment(
     let _ = file.sync();
     file.forget_cached()?;
     replay.segment(header.clone(), 0, false);
+    let most = header.most_events();
     let found = scan(file, header, |offset, record| {
         let length = u32::try_from(PREFIX_BYTES + record.body.len()).unwrap_or(u32::MAX);
         let Ok(kind) = Kind::try_from(record.kind) else {
@@ -201,6 +247,9 @@ fn scan_segment(
             return;
         };
         let sense = match (kind, EventHeader::split(record.body)) {
+            (Kind::Event, Ok((header, _))) if header.ordinal.0 >= most => {
+                Err(FormatError::Damaged("an event's ordinal"))
+            }
             (Kind::Event, Ok((header, _))) => {
                 let location = Location { segment: id, ordinal: header.ordinal };
                 let moved = header.moved.is_some();

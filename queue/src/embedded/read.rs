@@ -11,11 +11,11 @@ use types::{DataKey, KeyError};
 
 use super::{
     Shared,
-    commit::{Use, WriteError},
+    commit::Use,
     index::{IndexError, IndexFile},
 };
 use crate::{
-    EventId, FunctionNumber, Location, Ordinal, PartitionNumber, SegmentId,
+    EventId, FunctionNumber, Leased, Location, Ordinal, ReadError, SegmentId,
     entry::Entry,
     format::{
         done::Reason,
@@ -25,6 +25,7 @@ use crate::{
     },
     log::{Grant, LeaseEpoch, LoadRequest},
     seal::{Place, SegmentKey},
+    storage::StorageFile,
 };
 
 /// Postings that are read for a stream at once.
@@ -32,37 +33,15 @@ const LOAD: u32 = 64;
 /// Keys of segments that are kept; each costs some 500 bytes.
 const READ_KEYS: usize = 4096;
 
-/// An event that is leased, opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leased {
-    /// What the lease calls it.
-    pub token: Location,
-    pub id: EventId,
-    pub function: FunctionNumber,
-    pub partition: PartitionNumber,
-    /// Unix time.
-    pub accepted: Duration,
-    /// Failed attempts that are known of.
-    pub attempts: u32,
-    pub attributes: Vec<u8>,
-    pub payload: Vec<u8>,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    #[error("reading from the log failed: {0}")]
-    Io(#[from] io::Error),
-    #[error("the key service failed: {0}")]
-    Key(String),
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
 /// Keys of segments, opened for reading.
 pub(super) type ReadKeys = HashMap<(SegmentId, FunctionNumber), Arc<SegmentKey>>;
 
+/// Records that are read at once: most bytes, and the most between two of them that are read in vain.
+const RUN_BYTES: u64 = 1024 * 1024;
+const GAP_BYTES: u64 = 16 * 1024;
+
 /// Why an event cannot be had.
-enum Lost {
+pub(super) enum Lost {
     Reason(Reason),
     Error(ReadError),
 }
@@ -111,7 +90,7 @@ impl Shared {
         }
     }
 
-    fn is_gone(&self, segment: SegmentId) -> bool {
+    pub(super) fn is_gone(&self, segment: SegmentId) -> bool {
         self.state().log.segment_header(segment).is_none()
     }
 
@@ -124,56 +103,96 @@ impl Shared {
         Ok(index)
     }
 
-    /// Reads and opens what was leased. What cannot be read is given up, and counted; the rest is returned.
+    /// Reads and opens what was leased. What cannot be read is given up, and counted; the rest is returned. After an error it is for
+    /// the caller to give the events back.
     pub(super) async fn read(&self, epoch: LeaseEpoch, grants: &[Grant]) -> Result<Vec<Leased>, ReadError> {
         let mut events = Vec::with_capacity(grants.len());
-        for grant in grants {
-            match self.open_event(grant.entry) {
-                Ok((header, content)) => {
-                    let (attributes, payload) =
-                        split_content(&content).map_err(|error| io::Error::other(error.to_string()))?;
-                    events.push(Leased {
-                        token: grant.token,
-                        id: header.id,
-                        function: header.function,
-                        partition: header.partition,
-                        accepted: Duration::from_millis(header.accepted_ms),
-                        attempts: grant.noted.attempts,
-                        attributes: attributes.to_vec(),
-                        payload: payload.to_vec(),
-                    });
-                }
-                Err(Lost::Reason(reason)) => {
-                    let lost = [(grant.token, EventId([0; 16]))];
-                    let settlement =
-                        self.append(Use::Control, |log| log.give_up(epoch, &lost, reason)).await?;
-                    self.settled(&settlement).await?;
-                }
-                Err(Lost::Error(error)) => {
-                    let rest: Vec<Location> = grants.iter().map(|grant| grant.token).collect();
-                    let mut state = self.state();
-                    for token in rest {
-                        // Some may have been given up above.
-                        let _ = state.log.release(epoch, &[token]);
-                    }
-                    return Err(error);
-                }
+        let mut rest = grants;
+        while !rest.is_empty() {
+            let run = run(rest);
+            let opened = self.open_run(run, &mut events);
+            rest = rest.get(opened..).unwrap_or_default();
+            if opened < run.len()
+                && let Some((grant, others)) = rest.split_first()
+            {
+                events.extend(self.open_or_give_up(epoch, grant).await?);
+                rest = others;
             }
         }
         Ok(events)
     }
 
-    /// Reads the record of an event; `None` if it is not sound.
-    fn record(&self, entry: Entry) -> io::Result<Option<(SegmentHeader, Vec<u8>)>> {
-        let (header, file) = {
-            let state = self.state();
-            let segment = entry.location.segment;
-            (state.log.segment_header(segment).cloned(), state.files.get(&segment).cloned())
-        };
-        let (Some(header), Some(file)) = (header, file) else { return Ok(None) };
+    /// Opens the first events of a run, with one read for all, until one is not as it should be. How many it opened.
+    fn open_run(&self, run: &[Grant], events: &mut Vec<Leased>) -> usize {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return 0 };
+        let start = first.entry.offset;
+        let Some((header, file)) = self.segment_file(first.entry.location.segment) else { return 0 };
+        let length = last.entry.offset + u64::from(last.entry.length) - start;
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+        let Ok(read) = file.read_at(start, &mut bytes) else { return 0 };
+        bytes.truncate(read);
+        let mut key = None;
+        for (opened, grant) in run.iter().enumerate() {
+            let from = usize::try_from(grant.entry.offset - start).unwrap_or(usize::MAX);
+            let record = bytes.get_mut(from..).and_then(|rest| rest.get_mut(..grant.entry.length as usize));
+            let Some(record) = record else { return opened };
+            let event = self.open_record(&header, grant.entry, record, &mut key);
+            let Some(event) = event.ok().and_then(|(header, content)| leased(grant, header, content)) else {
+                return opened;
+            };
+            events.push(event);
+        }
+        run.len()
+    }
+
+    /// Opens an event by itself, and finds out what is to become of it if it cannot be opened.
+    async fn open_or_give_up(&self, epoch: LeaseEpoch, grant: &Grant) -> Result<Option<Leased>, ReadError> {
+        match self.open_granted(grant) {
+            Ok((header, content)) => match leased(grant, header, &content) {
+                Some(event) => Ok(Some(event)),
+                None => Err(io::Error::other("an event that opens, but is not one").into()),
+            },
+            Err(Lost::Reason(reason)) => {
+                let lost = [(grant.token, EventId([0; 16]))];
+                let settlement = self.append(Use::Control, |log| log.give_up(epoch, &lost, reason)).await?;
+                self.settled(&settlement).await?;
+                Ok(None)
+            }
+            Err(Lost::Error(error)) => Err(error),
+        }
+    }
+
+    /// Opens an event that is leased. Since then its record may have been written again elsewhere, and its segment be gone.
+    fn open_granted(&self, grant: &Grant) -> Result<(EventHeader, Vec<u8>), Lost> {
+        let mut entry = grant.entry;
+        loop {
+            let opened = self.open_event(entry);
+            if !matches!(opened, Err(Lost::Reason(Reason::Corrupt))) {
+                return opened;
+            }
+            match self.state().log.entry_of(grant.token) {
+                Some(elsewhere) if elsewhere.location != entry.location => entry = elsewhere,
+                _ => return opened,
+            }
+        }
+    }
+
+    fn segment_file(&self, segment: SegmentId) -> Option<(SegmentHeader, Arc<dyn StorageFile>)> {
+        let state = self.state();
+        Some((state.log.segment_header(segment)?.clone(), state.files.get(&segment)?.clone()))
+    }
+
+    /// Reads a record whole; `None` if there is less of it, or no such segment.
+    fn record_bytes(&self, entry: Entry) -> io::Result<Option<(SegmentHeader, Vec<u8>)>> {
+        let Some((header, file)) = self.segment_file(entry.location.segment) else { return Ok(None) };
         let mut bytes = vec![0; entry.length as usize];
         let read = file.read_at(entry.offset, &mut bytes)?;
-        bytes.truncate(read);
+        Ok((read == bytes.len()).then_some((header, bytes)))
+    }
+
+    /// Reads the record of an event; `None` if it is not sound.
+    pub(super) fn record(&self, entry: Entry) -> io::Result<Option<(SegmentHeader, Vec<u8>)>> {
+        let Some((header, mut bytes)) = self.record_bytes(entry)? else { return Ok(None) };
         match record::parse(&bytes, Seed::of(header.salt), entry.offset) {
             Parsed::Sound(record) if record.kind == Kind::Event as u8 => {
                 bytes.drain(..record::PREFIX_BYTES);
@@ -183,26 +202,57 @@ impl Shared {
         }
     }
 
-    fn open_event(&self, entry: Entry) -> Result<(EventHeader, Vec<u8>), Lost> {
+    pub(super) fn open_event(&self, entry: Entry) -> Result<(EventHeader, Vec<u8>), Lost> {
+        let read = self.record_bytes(entry).map_err(|error| Lost::Error(error.into()))?;
+        let (segment, mut bytes) = read.ok_or(Lost::Reason(Reason::Corrupt))?;
+        let (header, content) = self.open_record(&segment, entry, &mut bytes, &mut None)?;
+        Ok((header, content.to_vec()))
+    }
+
+    /// Opens the record of an event in place. `key` is that of the last one opened in this segment.
+    fn open_record<'a>(
+        &self,
+        segment: &SegmentHeader,
+        entry: Entry,
+        bytes: &'a mut [u8],
+        key: &mut Option<(FunctionNumber, Arc<SegmentKey>)>,
+    ) -> Result<(EventHeader, &'a [u8]), Lost> {
         const CORRUPT: Lost = Lost::Reason(Reason::Corrupt);
-        let record = self.record(entry).map_err(|error| Lost::Error(error.into()))?;
-        let (segment, mut body) = record.ok_or(CORRUPT)?;
-        let (header, sealed) = EventHeader::split(&body).map_err(|_| CORRUPT)?;
+        let Parsed::Sound(record) = record::parse(bytes, Seed::of(segment.salt), entry.offset) else {
+            return Err(CORRUPT);
+        };
+        if record.kind != Kind::Event as u8 {
+            return Err(CORRUPT);
+        }
+        let end = record::PREFIX_BYTES + record.body.len();
+        let (header, sealed) = EventHeader::split(record.body).map_err(|_| CORRUPT)?;
         if header.ordinal != entry.location.ordinal {
             return Err(CORRUPT);
         }
-        let plain_bytes = body.len() - sealed.len();
-        let key = match self.segment_key(&segment, header.function) {
-            Ok(key) => key,
-            Err(KeyError::UnknownKey(_)) => return Err(Lost::Reason(Reason::Shredded)),
-            // The record with the function's key is lost.
-            Err(_) if self.state().log.wrapped_key(header.function).is_none() => return Err(CORRUPT),
-            Err(error) => return Err(Lost::Error(ReadError::Key(error.to_string()))),
+        let start = end - sealed.len();
+        let (plain, sealed) = bytes.split_at_mut(start);
+        let plain = plain.get(record::PREFIX_BYTES..).unwrap_or_default();
+        let sealed = sealed.get_mut(..end - start).unwrap_or_default();
+        let key = match key {
+            Some((function, key)) if *function == header.function => key,
+            other => &mut other.insert((header.function, self.key_to_open(segment, header.function)?)).1,
         };
         let place = Place { log: segment.log, segment: segment.segment, offset: entry.offset };
-        let (plain, sealed) = body.split_at_mut(plain_bytes);
-        let content = key.open(place, plain, sealed).ok_or(CORRUPT)?.to_vec();
-        Ok((header, content))
+        Ok((header, key.open(place, plain, sealed).ok_or(CORRUPT)?))
+    }
+
+    fn key_to_open(
+        &self,
+        segment: &SegmentHeader,
+        function: FunctionNumber,
+    ) -> Result<Arc<SegmentKey>, Lost> {
+        match self.segment_key(segment, function) {
+            Ok(key) => Ok(key),
+            Err(KeyError::UnknownKey(_)) => Err(Lost::Reason(Reason::Shredded)),
+            // The record with the function's key is lost.
+            Err(_) if self.state().log.wrapped_key(function).is_none() => Err(Lost::Reason(Reason::Corrupt)),
+            Err(error) => Err(Lost::Error(ReadError::Key(error.to_string()))),
+        }
     }
 
     /// An event as it is, opened, to be written again elsewhere; `None` if it cannot be.
@@ -214,7 +264,7 @@ impl Shared {
         }
     }
 
-    fn segment_key(
+    pub(super) fn segment_key(
         &self,
         segment: &SegmentHeader,
         function: FunctionNumber,
@@ -258,4 +308,38 @@ impl Shared {
 
 pub(super) fn start_of(segment: SegmentId) -> Location {
     Location { segment, ordinal: Ordinal(0) }
+}
+
+/// The first grants whose records lie one behind the other, close together.
+fn run(grants: &[Grant]) -> &[Grant] {
+    let Some(first) = grants.first() else { return grants };
+    let start = first.entry.offset;
+    let (mut end, mut count) = (start, 0);
+    for Grant { entry, .. } in grants {
+        let after = entry.offset + u64::from(entry.length);
+        let follows = entry.location.segment == first.entry.location.segment
+            && (end..=end + GAP_BYTES).contains(&entry.offset)
+            && after - start <= RUN_BYTES;
+        // One is read however large it is.
+        if count > 0 && !follows {
+            break;
+        }
+        (end, count) = (after, count + 1);
+    }
+    grants.get(..count).unwrap_or_default()
+}
+
+/// `None`: it is not what is written into an event.
+fn leased(grant: &Grant, header: EventHeader, content: &[u8]) -> Option<Leased> {
+    let (attributes, payload) = split_content(content).ok()?;
+    Some(Leased {
+        token: grant.token,
+        id: header.id,
+        function: header.function,
+        partition: header.partition,
+        accepted: Duration::from_millis(header.accepted_ms),
+        attempts: grant.noted.attempts,
+        attributes: attributes.to_vec(),
+        payload: payload.to_vec(),
+    })
 }

@@ -8,13 +8,12 @@
 use std::{io, sync::Arc, time::Duration};
 
 use super::{
-    Shared, WriteError,
+    Shared,
     commit::Use,
     files::{self, segment_name},
     index,
-    read::ReadError,
 };
-use crate::{Location, SegmentId, entry::StreamKey, log::Stop, storage::Preparation};
+use crate::{Location, ReadError, SegmentId, WriteError, entry::StreamKey, log::Stop, storage::Preparation};
 
 /// Blank files that are kept: from deleted segments, or made ahead.
 const BLANKS: usize = 2;
@@ -78,11 +77,20 @@ impl Upkeep {
         if shared.lead() {
             return Ok(true);
         }
-        Ok(shared.prepare_ahead()?
-            || shared.make_index()?
-            || shared.sweep()?
-            || shared.delete_oldest().await?
-            || shared.move_stragglers().await?)
+        // What takes room comes first. If there is none, what makes room is due all the more.
+        let prepared =
+            shared.prepare_ahead().and_then(|done| if done { Ok(true) } else { shared.make_index() });
+        let full = match prepared {
+            Ok(true) => return Ok(true),
+            Ok(false) => None,
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => Some(error),
+            Err(error) => return Err(error.into()),
+        };
+        let done = shared.sweep()? || shared.delete_oldest().await? || shared.move_stragglers().await?;
+        match full {
+            Some(error) if !done => Err(error.into()),
+            _ => Ok(done),
+        }
     }
 }
 
@@ -167,20 +175,28 @@ impl Shared {
             Ok(()) => true,
             // An attempt before this one came so far.
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            // Not even the directory has room for another name.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.storage.remove(&segment_name(id))?;
+                false
+            }
             Err(error) => return Err(error.into()),
         };
         self.storage.sync_directory()?;
-        let file = {
+        let (file, failed) = {
             let mut state = self.state();
             state.log.deleted(id);
             state.indexes.remove(&id);
-            state.files.remove(&id)
+            (state.files.remove(&id), state.failed.remove(&id))
         };
         index::remove(&*self.storage, id)?;
         let mut state = self.state();
         match file {
             _ if !renamed => {}
-            Some(file) if state.blanks.len() < BLANKS && file.bytes()? == self.config.segment_bytes => {
+            // What failed once is not written again.
+            Some(file)
+                if !failed && state.blanks.len() < BLANKS && file.bytes()? == self.config.segment_bytes =>
+            {
                 state.blanks.push(files::Blank { name: blank, file, bytes: self.config.segment_bytes });
             }
             _ => self.storage.remove(&blank)?,
@@ -256,7 +272,7 @@ impl Shared {
     }
 
     /// Goes through the events of an indexed segment, of one stream or of all.
-    fn each_posting(
+    pub(super) fn each_posting(
         &self,
         segment: SegmentId,
         stream: Option<StreamKey>,

@@ -10,7 +10,7 @@ use super::{
     chain::{self, Verdict},
     files,
     index::{IndexError, IndexFile},
-    open::{Finding, OpenError, file_names},
+    open::{Finding, OpenError, existing_names},
     scan::scan,
 };
 use crate::{
@@ -37,11 +37,7 @@ pub struct Verified {
 type Sound = HashMap<u64, (u32, Option<u32>, Vec<u8>)>;
 
 pub(super) fn verify(storage: &dyn Storage) -> Result<Verified, OpenError> {
-    let names = file_names(storage)?;
-    if names.is_empty() {
-        // Reading the chain would begin a log here.
-        storage.open(files::IDENTITY)?;
-    }
+    let names = existing_names(storage)?;
     let chain = chain::read(storage, &names)?;
     let mut verified = Verified { findings: chain.findings, ..Verified::default() };
     for (id, verdict) in chain.segments {
@@ -157,6 +153,13 @@ impl std::fmt::Display for Finding {
             Self::HeaderDamaged { segment } => {
                 write!(f, "{}: one copy of the header is damaged", name(segment))
             }
+            Self::Altered { segment, bytes } => write!(
+                f,
+                "{}: the event in bytes {} to {} does not open with its key; it was changed on purpose",
+                name(segment),
+                bytes.start,
+                bytes.end
+            ),
             Self::Missing { segment } => write!(f, "{}: missing", name(segment)),
             Self::IndexDamaged { segment } => {
                 write!(f, "{}: damaged; it can be made again from its segment", files::index_name(*segment))

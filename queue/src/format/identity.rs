@@ -68,6 +68,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
+            prop_assert!(Identity::decode(&bytes).is_err());
+        }
+
+        #[test]
         fn it_comes_back_and_flipped_bits_are_found(log: [u8; 16], newest: u64, digest: [u8; 32], oldest: u64, bit in 0..84 * 8_usize) {
             let identity = Identity { log: LogId(log), newest: SegmentId(newest), digest, oldest: SegmentId(oldest) };
             let mut bytes = identity.encode();

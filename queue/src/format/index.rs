@@ -150,7 +150,7 @@ pub(crate) fn page_content(salt: Salt, number: u32, page: &[u8]) -> Result<&[u8]
     if Fields::new(crc).u32()? != expected { Err(damaged) } else { Ok(content) }
 }
 
-fn page_crc(salt: Salt, number: u32, content: &[u8]) -> u32 {
+pub(crate) fn page_crc(salt: Salt, number: u32, content: &[u8]) -> u32 {
     let seed = crc32c::crc32c_append(crc32c::crc32c(&salt.0), &number.to_le_bytes());
     crc32c::crc32c_append(seed, content)
 }
@@ -199,5 +199,58 @@ impl IndexHeader {
         let postings = u64::from(self.streams) * STREAM_BYTES as u64;
         let controls = postings + u64::from(self.postings) * POSTING_BYTES as u64;
         [0, postings, controls, controls + u64::from(self.control_bytes)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn header() -> impl Strategy<Value = IndexHeader> {
+        (any::<[u8; 16]>(), any::<u64>(), any::<[u8; 32]>(), any::<[u32; 4]>()).prop_map(
+            |(log, segment, salt, [events, streams, postings, control_bytes])| IndexHeader {
+                log: LogId(log),
+                segment: SegmentId(segment),
+                salt: Salt(salt),
+                events,
+                streams,
+                postings,
+                control_bytes,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_comes_back_and_flipped_bits_are_found(header in header(), bit in 0..(CHECKED + 4) * 8) {
+            let mut page = header.encode();
+            prop_assert_eq!(page.len(), PAGE_BYTES);
+            prop_assert_eq!(IndexHeader::decode(&page), Ok(header));
+            page[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(matches!(IndexHeader::decode(&page), Err(FormatError::Damaged(_))));
+        }
+
+        #[test]
+        fn a_page_is_sound_in_its_place_only(salt: [u8; 32], number in 1..u32::MAX, content in vec(any::<u8>(), PAGE_CONTENT), bit in 0..PAGE_BYTES * 8) {
+            let salt = Salt(salt);
+            let mut page = content.clone();
+            page.extend_from_slice(&page_crc(salt, number, &content).to_le_bytes());
+            prop_assert_eq!(page_content(salt, number, &page), Ok(&content[..]));
+            prop_assert!(page_content(salt, number + 1, &page).is_err());
+            page[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(page_content(salt, number, &page).is_err());
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in vec(any::<u8>(), 0..200)) {
+            prop_assert!(IndexHeader::decode(&bytes).is_err());
+            prop_assert!(page_content(Salt([0; 32]), 1, &bytes).is_err());
+            let mut fields = Fields::new(&bytes);
+            let _ = take_row(&mut fields);
+            let _ = take_posting(SegmentId(1), &mut fields);
+            while take_control(&mut fields).is_ok() {}
+        }
     }
 }

@@ -85,6 +85,15 @@ impl SegmentHeader {
         })
     }
 
+    /// More events than this have no room in the segment: what counts more of them was not written by us.
+    pub(crate) fn most_events(&self) -> u32 {
+        /// Prefix, plain fields, length of the attributes and tag of the smallest.
+        const SMALLEST_EVENT: u64 = 16 + 40 + 4 + 16;
+        /// 32 GiB.
+        const LARGEST_CAPACITY: u64 = 1 << 35;
+        u32::try_from(self.capacity.min(LARGEST_CAPACITY) / SMALLEST_EVENT).unwrap_or(u32::MAX)
+    }
+
     /// What the next segment's header says of this one.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut sum = [0; 32];
@@ -131,6 +140,11 @@ mod tests {
             let mut bytes = header.encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(matches!(SegmentHeader::decode(&bytes), Err(FormatError::Damaged(_))));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(SegmentHeader::decode(&bytes).is_err());
         }
 
         #[test]

@@ -8,7 +8,7 @@ use super::{
     stream::{FIRST, Stream},
 };
 use crate::{
-    FunctionNumber, Location, PartitionNumber, SegmentId,
+    FunctionNumber, Location, SegmentId,
     entry::{Entry, StreamKey},
     format::{checkpoint::Checkpoint, done::Reason, purge::Purge},
 };
@@ -146,11 +146,5 @@ impl Log {
     pub(crate) fn postings_in_memory(&self, stream: StreamKey) -> impl Iterator<Item = Location> {
         let segments = self.segments.iter().filter_map(move |segment| segment.postings.get(&stream));
         segments.flatten().map(|entry| entry.location)
-    }
-
-    /// How many events of a partition wait, by function.
-    pub(crate) fn waiting(&self, partition: PartitionNumber) -> impl Iterator<Item = (FunctionNumber, u64)> {
-        let streams = self.streams.iter().filter(move |(key, _)| key.partition == partition);
-        streams.map(|(key, stream)| (key.function, stream.live))
     }
 }

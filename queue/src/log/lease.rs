@@ -110,6 +110,11 @@ impl Leases {
         tokens.filter_map(|(_, token)| Some(self.get(*token)?.entry.accepted_ms)).min()
     }
 
+    /// Events that are leased, or whose end is being written.
+    pub(super) fn leased(&self) -> usize {
+        self.leases.values().map(|lease| lease.tokens.len()).sum()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.outstanding.len()
     }

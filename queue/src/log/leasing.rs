@@ -1,6 +1,6 @@
 //! Calls of those who work on events: lease, ack, note, release, extend, checkpoint.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Boot, LeaseEpoch, Log, Noted, Now, Refused, Stop, Token,
@@ -52,6 +52,15 @@ pub(crate) struct LoadRequest {
     pub(crate) from: Location,
 }
 
+/// Who waits for events and may get some.
+#[derive(Debug)]
+pub(crate) struct Awakened {
+    /// Of these something can be leased that could not before.
+    pub(crate) partitions: BTreeSet<PartitionNumber>,
+    /// Too much was leased, and is no longer.
+    pub(crate) everybody: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Granted {
     /// Oldest first. Empty: there is nothing now.
@@ -90,29 +99,30 @@ impl Log {
         }
         if grants.is_empty() {
             self.leases.close(epoch);
+            self.starved |= self.leases.len() >= self.limits.outstanding;
         }
         Granted::Events(epoch, grants)
     }
 
-    /// When the oldest event of a partition was accepted, ms; or what must be read to tell.
-    pub(crate) fn oldest(&self, partition: PartitionNumber) -> Result<Option<u64>, LoadRequest> {
-        let first = StreamKey { partition, function: FunctionNumber(0) };
-        let mut oldest = None;
-        for (key, stream) in self.streams.range(first..).take_while(|(key, _)| key.partition == partition) {
-            if let Head::Beyond(from) = stream.head() {
-                return Err(LoadRequest { stream: *key, from });
-            }
-            let known = [oldest, stream.oldest_ms(), self.leases.accepted_of_stream(*key)];
-            oldest = known.into_iter().flatten().min();
-        }
-        Ok(oldest)
+    /// Whose waiting may be over since this was last asked.
+    pub(crate) fn take_awakened(&mut self) -> Awakened {
+        let everybody = self.starved && self.leases.len() < self.limits.outstanding;
+        self.starved &= !everybody;
+        Awakened { partitions: std::mem::take(&mut self.awakened), everybody }
     }
 
     /// What an index says of a stream from a place on, oldest first; `next` is the place behind what was read.
     pub(crate) fn loaded(&mut self, load: LoadRequest, entries: &[Entry], next: Location) {
         let strict = self.order_of(load.stream) == Order::Strict;
-        // What was moved keeps its place in an ordered stream, and is in memory already.
-        let here = entries.iter().copied().filter(|entry| !(strict && entry.moved));
+        // What was moved keeps its place in an ordered stream, and is in memory already. In another its copy is found behind
+        // what was known when it moved; it may be leased by now, or have come back.
+        let back = |entry: &Entry| {
+            self.streams.get(&load.stream).is_some_and(|stream| stream.is_returned(entry.location))
+        };
+        let in_memory = |entry: &Entry| {
+            entry.moved && (strict || self.leases.token_at(entry.location).is_some() || back(entry))
+        };
+        let here = entries.iter().copied().filter(|entry| !in_memory(entry));
         let gone =
             |entry: &Entry| self.segments.is_done(entry.location) || self.moves.includes(entry.location);
         let live: Vec<Entry> = here.filter(|entry| !gone(entry)).collect();
@@ -262,6 +272,8 @@ impl Log {
         let noted = self.notes.get(&token).copied().unwrap_or_default();
         if noted.until > now {
             self.leases.add_held(noted.until, token, key, entry);
+            // Whoever else waits has to know of that time.
+            self.awakened.insert(key.partition);
             self.with_stream(key, Stream::hold);
             return None;
         }
@@ -295,7 +307,7 @@ impl Log {
         self.with_stream(stream, Stream::unhold);
         match outstanding.moving_to {
             // It comes back when it has moved, or has not.
-            Some(_) => self.moves.given_back(token, outstanding),
+            Some(_) => self.given_back_while_moving(token, outstanding),
             None => self.put_back(stream, token, outstanding.entry),
         }
         true
@@ -322,7 +334,7 @@ impl Log {
             let Some(outstanding) = self.leases.remove(token) else { continue };
             match outstanding.moving_to {
                 // It comes back when it has moved, or has not.
-                Some(_) => self.moves.given_back(token, outstanding),
+                Some(_) => self.given_back_while_moving(token, outstanding),
                 None => self.put_back(stream, token, outstanding.entry),
             }
             changed = true;

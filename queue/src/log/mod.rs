@@ -22,6 +22,7 @@ mod apply;
 mod effect;
 mod lease;
 mod leasing;
+mod looking;
 mod moving;
 mod names;
 mod replay;
@@ -145,6 +146,10 @@ pub(crate) struct Log {
     streams: BTreeMap<StreamKey, Stream>,
     /// Streams that have something to lease: partition, place of the head, function.
     ready: BTreeSet<(PartitionNumber, Location, FunctionNumber)>,
+    /// Partitions of which something can be leased that could not before; since they were last asked for.
+    awakened: BTreeSet<PartitionNumber>,
+    /// Somebody got nothing because too much is leased.
+    starved: bool,
     leases: Leases,
     /// What is known of failed attempts, by token.
     notes: BTreeMap<Location, Noted>,
@@ -213,6 +218,8 @@ impl Log {
             names: Names::default(),
             streams: BTreeMap::new(),
             ready: BTreeSet::new(),
+            awakened: BTreeSet::new(),
+            starved: false,
             leases: Leases::default(),
             notes: BTreeMap::new(),
             unreadable: Unreadable::default(),
@@ -245,6 +252,11 @@ impl Log {
     /// What is to be written and synced next; `None` if a write is under way or nothing waits.
     pub(crate) fn begin_commit(&mut self) -> Option<Write> {
         self.tail.begin()
+    }
+
+    /// The buffer of a write that is over, to be used again.
+    pub(crate) fn reuse(&mut self, buffer: Vec<u8>) {
+        self.tail.reuse(buffer);
     }
 
     /// The write of [`Log::begin_commit`] is durable.
@@ -338,15 +350,6 @@ impl Log {
         self.unreadable
     }
 
-    pub(crate) fn depth(&self, partition: PartitionNumber) -> Depth {
-        let first = StreamKey { partition, function: FunctionNumber(0) };
-        let streams = self.streams.range(first..).take_while(|(key, _)| key.partition == partition);
-        streams.fold(Depth::default(), |sum, (_, stream)| Depth {
-            events: sum.events + stream.live,
-            bytes: sum.bytes + stream.live_bytes,
-        })
-    }
-
     fn close_segments(&mut self) {
         let active = self.tail.active().map(|header| header.segment);
         let ids: Vec<SegmentId> = self
@@ -387,6 +390,9 @@ impl Log {
             }
             if let Some(place) = after {
                 self.ready.insert((key.partition, place, key.function));
+            }
+            if before.is_none() {
+                self.awakened.insert(key.partition);
             }
         }
         result

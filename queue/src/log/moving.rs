@@ -14,6 +14,7 @@ use super::{
     Log, Refused, Stop,
     effect::Effect,
     lease::{Outstanding, State},
+    stream::Stream,
     tail::BatchNumber,
 };
 use crate::{
@@ -53,11 +54,6 @@ impl Moves {
         self.waiting.contains_key(&location)
     }
 
-    pub(super) fn given_back(&mut self, token: Location, outstanding: Outstanding) {
-        let Outstanding { entry, .. } = outstanding;
-        self.waiting.insert(entry.location, Waiting { place: token, entry, beyond: false });
-    }
-
     pub(super) fn purge_began(&mut self) {
         self.purges += 1;
     }
@@ -91,7 +87,9 @@ impl Log {
     ) -> Result<Option<BatchNumber>, Stop> {
         let from = entry.location;
         let stream = self.stream_key(header.partition, header.function).ok_or(Refused::NoSuchPartition)?;
-        if self.moves.purges > 0 || self.is_done(from) || self.moves.includes(from) {
+        // What a purge has ended is not marked before it is swept: a copy of it, behind the purge, would live again.
+        let purged = self.moves.purges > 0 || !self.sweeps.is_empty();
+        if purged || self.is_done(from) || self.moves.includes(from) {
             return Ok(None);
         }
         let origin = header.moved.map_or(from, |moved| moved.origin);
@@ -111,7 +109,7 @@ impl Log {
             Some(outstanding) => outstanding.moving_to = Some(to),
             None => {
                 let beyond = !self.with_stream(stream, |stream| stream.take_out(place, from));
-                self.moves.waiting.insert(from, Waiting { place, entry, beyond });
+                self.wait_for_copy(stream, Waiting { place, entry, beyond });
             }
         }
         Ok(Some(number))
@@ -154,10 +152,32 @@ impl Log {
         Ok((number, to))
     }
 
+    /// An event whose copy is being written was leased or held, and is given back.
+    pub(super) fn given_back_while_moving(&mut self, token: Location, outstanding: Outstanding) {
+        let Outstanding { stream, entry, .. } = outstanding;
+        self.wait_for_copy(stream, Waiting { place: token, entry, beyond: false });
+    }
+
+    /// Until the copy is durable, or is not, nobody gets the event; nor, in an ordered stream, one that is behind it.
+    fn wait_for_copy(&mut self, key: StreamKey, waiting: Waiting) {
+        self.moves.waiting.insert(waiting.entry.location, waiting);
+        if self.order_of(key) == Order::Strict {
+            self.with_stream(key, Stream::hold);
+        }
+    }
+
+    fn waited_for_copy(&mut self, key: StreamKey, from: Location) -> Option<Waiting> {
+        let waiting = self.moves.waiting.remove(&from)?;
+        if self.order_of(key) == Order::Strict {
+            self.with_stream(key, Stream::unhold);
+        }
+        Some(waiting)
+    }
+
     /// The copy is durable.
     pub(super) fn moved(&mut self, key: StreamKey, to: Entry, moved: Moved) {
         self.segments.mark(moved.previous);
-        if let Some(waiting) = self.moves.waiting.remove(&moved.previous) {
+        if let Some(waiting) = self.waited_for_copy(key, moved.previous) {
             self.with_stream(key, |stream| stream.resized(waiting.entry.length, to.length));
             if waiting.beyond && self.order_of(key) == Order::None {
                 self.rename(waiting.place, to.location);
@@ -174,7 +194,7 @@ impl Log {
 
     /// The copy is not durable: the old record is the event, as before.
     pub(super) fn not_moved(&mut self, key: StreamKey, moved: Moved) {
-        if let Some(waiting) = self.moves.waiting.remove(&moved.previous) {
+        if let Some(waiting) = self.waited_for_copy(key, moved.previous) {
             self.put_back(key, waiting.place, waiting.entry);
         } else if let Some(outstanding) =
             self.token_of(key, moved).and_then(|token| self.leases.get_mut(token))

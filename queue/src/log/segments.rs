@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Writing ──► Closed ──► Indexed ──► (oldest, all done, nothing of it still needed) ──► deleted
+//!                 └──────────────────────────────────────────────────────────────────────────▲
 //! ```
 //! Segments are deleted oldest first, and only so. A Done record, a note, a purge speaks of events that lie before it; when it
 //! goes, they are gone. Names, redirects and checkpoints that are still the newest of their kind are written again first.
@@ -137,10 +138,10 @@ impl Segments {
         self.0.front()
     }
 
-    /// The oldest segment, if it is closed, indexed and all its events are done.
+    /// The oldest segment, if it is closed and all its events are done. On a full disk it may have no index.
     pub(super) fn finished(&self) -> Option<SegmentId> {
         let oldest = self.0.front()?;
-        (oldest.state == State::Indexed && oldest.all_done()).then_some(oldest.header.segment)
+        (oldest.state != State::Writing && oldest.all_done()).then_some(oldest.header.segment)
     }
 
     pub(super) fn remove_oldest(&mut self, id: SegmentId) {
@@ -161,6 +162,8 @@ impl Segments {
 
     /// Marks an event as done; `false` if it was.
     pub(super) fn mark(&mut self, location: Location) -> bool {
-        self.get_mut(location.segment).is_some_and(|segment| segment.done.set(location.ordinal))
+        let segment = self.get_mut(location.segment);
+        let segment = segment.filter(|segment| location.ordinal.0 < segment.header.most_events());
+        segment.is_some_and(|segment| segment.done.set(location.ordinal))
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Stream {
     window: VecDeque<Entry>,
     beyond: u64,
     next: Location,
-    /// Events that wait for their time. An ordered stream stands still meanwhile.
+    /// Events that wait for their time, or for their copy. An ordered stream stands still meanwhile.
     held: u32,
     /// Events that are not done: waiting, held or leased; and bytes of their records.
     pub(super) live: u64,
@@ -129,6 +129,11 @@ impl Stream {
     /// An event is to be leased again, or was moved and keeps its place in the order.
     pub(super) fn put_back(&mut self, place: Location, entry: Entry) {
         self.returned.insert(place, entry);
+    }
+
+    /// Whether an event of this place waits for being leased again.
+    pub(super) fn is_returned(&self, place: Location) -> bool {
+        self.returned.contains_key(&place)
     }
 
     pub(super) fn hold(&mut self) {

@@ -23,6 +23,14 @@ use crate::{
 /// From here on a batch is left to be written, and the next begun: a longer write only makes its waiters wait.
 const FULL_BATCH_BYTES: usize = 1024 * 1024;
 
+/// A write ends at a multiple of this, with zeros, which the next one overwrites: the system need not read the rest of a page before it
+/// can be written.
+const PAGE_BYTES: u64 = 4096;
+
+/// Buffers that are kept for batches to come, and the most bytes of one.
+const SPARE_BUFFERS: usize = 2;
+const SPARE_BUFFER_BYTES: usize = 4 * FULL_BATCH_BYTES;
+
 /// The how-manieth batch since the log was opened. Batches become durable, or fail, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct BatchNumber(pub(crate) u64);
@@ -34,6 +42,8 @@ pub(crate) struct Batch {
     pub(crate) segment: SegmentId,
     pub(crate) offset: u64,
     pub(crate) bytes: Vec<u8>,
+    /// Where records end in this segment.
+    capacity: u64,
     pub(super) meaning: Meaning,
 }
 
@@ -74,6 +84,7 @@ pub(crate) struct Tail {
     pending: VecDeque<Batch>,
     in_flight: Option<(BatchNumber, SegmentId, Meaning)>,
     next_batch: u64,
+    spare: Vec<Vec<u8>>,
 }
 
 /// Where a record is about to lie; handed to whoever encodes its body.
@@ -88,7 +99,7 @@ pub(super) struct Slot<'a> {
 
 impl Tail {
     pub(super) fn new() -> Self {
-        Self { active: None, pending: VecDeque::new(), in_flight: None, next_batch: 0 }
+        Self { active: None, pending: VecDeque::new(), in_flight: None, next_batch: 0, spare: Vec::new() }
     }
 
     /// The segment that is written, if there is one.
@@ -151,7 +162,8 @@ impl Tail {
                     number,
                     segment,
                     offset: active.end,
-                    bytes: Vec::new(),
+                    bytes: self.spare.pop().unwrap_or_default(),
+                    capacity: active.header.capacity,
                     meaning: Meaning::default(),
                 };
                 self.pending.push_back(batch);
@@ -180,9 +192,20 @@ impl Tail {
         if self.in_flight.is_some() {
             return None;
         }
-        let Batch { number, segment, offset, bytes, meaning } = self.pending.pop_front()?;
+        let Batch { number, segment, offset, mut bytes, capacity, meaning } = self.pending.pop_front()?;
+        let end = offset + bytes.len() as u64;
+        let padding = end.next_multiple_of(PAGE_BYTES).min(capacity).saturating_sub(end);
+        bytes.resize(bytes.len() + usize::try_from(padding).unwrap_or_default(), 0);
         self.in_flight = Some((number, segment, meaning));
         Some(Write { number, segment, offset, bytes })
+    }
+
+    /// A buffer that was written.
+    pub(super) fn reuse(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE_BUFFERS && buffer.capacity() <= SPARE_BUFFER_BYTES {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
     }
 
     /// The batch in flight is durable: what it means now holds, in this segment.

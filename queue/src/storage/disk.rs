@@ -9,14 +9,19 @@ use std::{
 };
 
 use rustix::{
-    fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, fdatasync, flock},
+    fs::{
+        Advice, FallocateFlags, FlockOperation, OFlags, RenameFlags, fadvise, fallocate, fdatasync, flock,
+        renameat_with,
+    },
     io::Errno,
 };
 
 use super::{Preparation, Storage, StorageFile};
 
-/// Zeros are written this much at a time.
+/// Zeros are written this much at a time: whoever syncs another file meanwhile waits for no more than that.
 const ZEROS: usize = 1024 * 1024;
+/// What is written past the page cache begins, ends and lies in memory at multiples of this.
+const PAGE: usize = 4096;
 
 /// Files are for their owner only: names and sizes tell something too.
 const MODE: u32 = 0o600;
@@ -45,6 +50,36 @@ impl Directory {
     }
 }
 
+impl Directory {
+    /// Past the page cache, where the file system can: nobody will read the zeros, and copying them is most of the work.
+    fn write_zeros(&self, name: &str, file: &File, bytes: u64) -> io::Result<()> {
+        let direct = OFlags::DIRECT.bits().cast_signed();
+        let mut direct = OpenOptions::new().write(true).custom_flags(direct).open(self.path.join(name)).ok();
+        let buffer = vec![0; ZEROS + PAGE];
+        let zeros = buffer.get(buffer.as_ptr().align_offset(PAGE)..).unwrap_or_default();
+        let mut at = 0;
+        while at < bytes {
+            let length = usize::try_from(bytes - at).unwrap_or(ZEROS).min(ZEROS);
+            let zeros = zeros.get(..length).unwrap_or_default();
+            if let Some(file) = direct.as_ref().filter(|_| length.is_multiple_of(PAGE)) {
+                match file.write_all_at(zeros, at) {
+                    // The file system says so only now.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                        direct = None;
+                        continue;
+                    }
+                    written => written?,
+                }
+            } else {
+                file.write_all_at(zeros, at)?;
+                fdatasync(file)?;
+            }
+            at += length as u64;
+        }
+        Ok(fdatasync(file)?)
+    }
+}
+
 impl Storage for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
@@ -66,14 +101,7 @@ impl Storage for Directory {
             fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
         }
         if preparation == Preparation::Written {
-            let zeros = vec![0; ZEROS];
-            let mut at = 0;
-            while at < bytes {
-                let length = usize::try_from(bytes - at).unwrap_or(ZEROS).min(ZEROS);
-                file.write_all_at(zeros.get(..length).unwrap_or_default(), at)?;
-                at += length as u64;
-            }
-            fdatasync(&file)?;
+            self.write_zeros(name, &file, bytes)?;
         }
         Ok(Arc::new(DiskFile(file)))
     }
@@ -87,6 +115,14 @@ impl Storage for Directory {
         fs::rename(self.path.join(from), self.path.join(to))
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        match renameat_with(&self.handle, one, &self.handle, other, RenameFlags::EXCHANGE) {
+            // The file system, or the kernel, cannot.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => self.rename(one, other),
+            exchanged => Ok(exchanged?),
+        }
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         fs::remove_file(self.path.join(name))
     }
@@ -97,7 +133,13 @@ impl Storage for Directory {
 }
 
 #[derive(Debug)]
-struct DiskFile(File);
+pub(super) struct DiskFile(File);
+
+impl From<File> for DiskFile {
+    fn from(file: File) -> Self {
+        Self(file)
+    }
+}
 
 impl StorageFile for DiskFile {
     fn bytes(&self) -> io::Result<u64> {
@@ -152,6 +194,12 @@ mod tests {
             let taken = storage.create("a", 1, preparation).err().map(|error| error.kind());
             assert_eq!(taken, Some(io::ErrorKind::AlreadyExists));
             storage.rename("a", "b").unwrap();
+            storage.create("c", 1, preparation).unwrap();
+            storage.exchange("c", "b").unwrap();
+            assert_eq!(storage.open("b").unwrap().bytes().unwrap(), 1);
+            storage.exchange("b", "c").unwrap();
+            storage.remove("c").unwrap();
+            assert_eq!(storage.exchange("b", "c").unwrap_err().kind(), io::ErrorKind::NotFound);
             storage.sync_directory().unwrap();
             assert_eq!(storage.list().unwrap(), ["b"]);
             assert_eq!(storage.open("b").unwrap().bytes().unwrap(), 3 * 1024 * 1024 / 2);

@@ -6,6 +6,7 @@ use std::{io, sync::Arc};
 pub(crate) mod disk;
 #[cfg(test)]
 pub(crate) mod memory;
+pub(crate) mod read_only;
 
 /// A directory that holds one log.
 ///
@@ -21,6 +22,9 @@ pub(crate) trait Storage: Send + Sync + 'static {
 
     /// Replaces `to`, if it is there, in one step.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Each of two names gets the other's file, in one step. Where that cannot be done, `one`'s file replaces `other`'s.
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()>;
 
     fn remove(&self, name: &str) -> io::Result<()>;
 

@@ -4,10 +4,8 @@ use std::{collections::HashSet, time::Duration};
 
 use super::rig::{Rig, now};
 use crate::{
-    EmbeddedQueue, EventId, FunctionNumber, LeaseEpoch, Leased, OpenError, PartitionNumber, Refused,
-    WriteError,
-    embedded::{Event, Request},
-    partition::Order,
+    EmbeddedQueue, Event, EventId, FunctionNumber, LeaseEpoch, Leased, OpenError, PartitionNumber, Queue,
+    Refused, Request, WriteError, partition::Order,
 };
 
 const LEASE: Duration = Duration::from_secs(60);
@@ -50,8 +48,21 @@ impl Ready {
 
     fn lease(&self, partition: PartitionNumber, events: usize) -> (LeaseEpoch, Vec<Leased>) {
         let exclude = HashSet::new();
-        now(self.queue.lease(Request { partition, events, bytes: u64::MAX, lease: LEASE, exclude: &exclude }))
-            .unwrap()
+        now(self.queue.lease(Request {
+            partition,
+            events,
+            bytes: u64::MAX,
+            wait: Duration::ZERO,
+            lease: LEASE,
+            exclude: &exclude,
+        }))
+        .unwrap()
+    }
+
+    /// Everything that can be leased now, in as many leases as it takes.
+    fn lease_all(&self, partition: PartitionNumber) -> Vec<(LeaseEpoch, Vec<Leased>)> {
+        let leases = std::iter::repeat_with(|| self.lease(partition, 1000));
+        leases.take_while(|(_, leased)| !leased.is_empty()).collect()
     }
 
     fn upkeep(&self) {
@@ -165,8 +176,14 @@ fn excluded_functions_are_passed_over() {
         Event { id: EventId([2; 16]), function: other, partition: it.shared, attributes: &[], payload: &[2] };
     now(it.queue.enqueue(&[event])).unwrap();
     let exclude = HashSet::from([it.function]);
-    let request =
-        Request { partition: it.shared, events: 9, bytes: u64::MAX, lease: LEASE, exclude: &exclude };
+    let request = Request {
+        partition: it.shared,
+        events: 9,
+        bytes: u64::MAX,
+        wait: Duration::ZERO,
+        lease: LEASE,
+        exclude: &exclude,
+    };
     assert_eq!(ids(&now(it.queue.lease(request)).unwrap().1), [2]);
 }
 
@@ -175,7 +192,14 @@ fn a_lease_is_bounded_by_bytes_but_never_empty_for_it() {
     let it = ready();
     it.put(it.shared, [1, 2, 3]);
     let exclude = HashSet::new();
-    let mut request = Request { partition: it.shared, events: 9, bytes: 1, lease: LEASE, exclude: &exclude };
+    let mut request = Request {
+        partition: it.shared,
+        events: 9,
+        bytes: 1,
+        wait: Duration::ZERO,
+        lease: LEASE,
+        exclude: &exclude,
+    };
     assert_eq!(ids(&now(it.queue.lease(request.clone())).unwrap().1), [1]);
     request.bytes = 500;
     assert_eq!(ids(&now(it.queue.lease(request)).unwrap().1), [2, 3]);
@@ -295,6 +319,55 @@ fn a_leased_event_that_was_moved_is_acked_by_the_same_token() {
     assert_eq!(it.lease(it.shared, 10).1, []);
 }
 
+/// 801 events, the first of them leased, of which most of the first segment is done, so that the first will be moved. Its copy
+/// then lies behind events that nobody has read yet.
+fn one_about_to_move() -> (Ready, (LeaseEpoch, Vec<Leased>), u64) {
+    let it = ready();
+    it.put(it.shared, [255]);
+    let slow = it.lease(it.shared, 1);
+    for _ in 0..4 {
+        it.put(it.shared, 0..200);
+    }
+    let mut left = 800;
+    while left > 400 {
+        let (epoch, leased) = it.lease(it.shared, 50);
+        now(it.queue.ack(epoch, &done(&leased))).unwrap();
+        left -= leased.len() as u64;
+    }
+    (it, slow, left)
+}
+
+fn all_ids(leases: &[(LeaseEpoch, Vec<Leased>)]) -> Vec<u8> {
+    leases.iter().flat_map(|(_, leased)| ids(leased)).collect()
+}
+
+#[test]
+fn a_leased_event_that_was_moved_is_not_leased_again() {
+    let (it, (slow, held), left) = one_about_to_move();
+    it.upkeep();
+    let rest = all_ids(&it.lease_all(it.shared));
+    assert_eq!((rest.len() as u64, rest.contains(&255)), (left, false));
+    it.queue.release(slow, &[held[0].token]).unwrap();
+    let (epoch, again) = it.lease(it.shared, 1000);
+    assert_eq!(ids(&again), [255]);
+    now(it.queue.ack(epoch, &done(&again))).unwrap();
+    assert_eq!(it.lease(it.shared, 1000).1, []);
+}
+
+#[test]
+fn a_released_event_that_was_moved_is_leased_once() {
+    let (it, (slow, held), left) = one_about_to_move();
+    it.queue.release(slow, &[held[0].token]).unwrap();
+    it.upkeep();
+    let leases = it.lease_all(it.shared);
+    let rest = all_ids(&leases);
+    assert_eq!((rest.len() as u64, rest.iter().filter(|id| **id == 255).count()), (left + 1, 1));
+    for (epoch, leased) in leases {
+        now(it.queue.ack(epoch, &done(&leased))).unwrap();
+    }
+    assert_eq!(it.queue.depth(it.shared), Default::default());
+}
+
 #[test]
 fn a_destroyed_key_is_told_apart_from_damage() {
     let it = ready();
@@ -305,7 +378,14 @@ fn a_destroyed_key_is_told_apart_from_damage() {
     let queue = rig.open();
     let shared = queue.partition("shared/0", Order::None).unwrap();
     let exclude = HashSet::new();
-    let request = Request { partition: shared, events: 9, bytes: u64::MAX, lease: LEASE, exclude: &exclude };
+    let request = Request {
+        partition: shared,
+        events: 9,
+        bytes: u64::MAX,
+        wait: Duration::ZERO,
+        lease: LEASE,
+        exclude: &exclude,
+    };
     assert_eq!(now(queue.lease(request)).unwrap().1, []);
     assert_eq!((queue.unreadable().shredded, queue.unreadable().corrupt), (1, 0));
 }
@@ -343,8 +423,14 @@ fn thousands_are_acked_at_once() {
     }
     let mut all = Vec::new();
     let exclude = HashSet::new();
-    let request =
-        Request { partition: it.shared, events: 10_000, bytes: u64::MAX, lease: LEASE, exclude: &exclude };
+    let request = Request {
+        partition: it.shared,
+        events: 10_000,
+        bytes: u64::MAX,
+        wait: Duration::ZERO,
+        lease: LEASE,
+        exclude: &exclude,
+    };
     let (epoch, leased) = now(it.queue.lease(request)).unwrap();
     all.extend(done(&leased));
     assert!(all.len() > 5000, "{}", all.len());

@@ -7,10 +7,8 @@ use types::Keys;
 
 use super::rig::{SEGMENT_BYTES, TestClock, TestKeys, now};
 use crate::{
-    Config, EmbeddedQueue, EventId, LeaseEpoch, Leased, PartitionNumber, SystemBootClock,
-    embedded::{Event, Finding, Request},
-    partition::Order,
-    verify,
+    Config, EmbeddedQueue, Event, EventId, LeaseEpoch, Leased, PartitionNumber, Queue, Request,
+    SystemBootClock, embedded::Finding, partition::Order, verify,
 };
 
 const FUNCTIONS: [&str; 2] = ["arn:aws:lambda:us-east-1:000000000000:function:one", "two"];
@@ -33,8 +31,14 @@ fn open(directory: &Path, keys: TestKeys) -> (EmbeddedQueue, Vec<Finding>) {
 
 fn lease(queue: &EmbeddedQueue, partition: PartitionNumber, events: usize) -> (LeaseEpoch, Vec<Leased>) {
     let exclude = HashSet::new();
-    let request =
-        Request { partition, events, bytes: u64::MAX, lease: Duration::from_secs(60), exclude: &exclude };
+    let request = Request {
+        partition,
+        events,
+        bytes: u64::MAX,
+        wait: Duration::ZERO,
+        lease: Duration::from_secs(60),
+        exclude: &exclude,
+    };
     now(queue.lease(request)).unwrap()
 }
 

@@ -13,67 +13,93 @@ use std::{
 use types::{Clock, DataKey, KeyContext, KeyError, Keys, WrappedDataKey};
 
 use crate::{
-    BootClock,
+    BootClock, FunctionNumber, PartitionNumber, Request,
     clock::Clocks,
     embedded::{Config, EmbeddedQueue, Finding, OpenError},
     storage::memory::MemoryDisk,
+    testing::pause,
 };
+
+pub(super) use crate::testing::Random;
 
 /// Small, so that a short test sees many.
 pub(super) const SEGMENT_BYTES: u64 = 64 * 1024;
 
-/// SplitMix64: the same seed, the same numbers.
-#[derive(Debug, Clone)]
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
-    }
-}
-
-/// A key service whose wraps are numbers, and which can forget.
+/// A key service whose wraps are numbers: of the key, and behind it how often it was wrapped again. It can forget.
 #[derive(Debug, Default)]
 pub(super) struct TestKeys {
-    keys: Mutex<HashMap<Vec<u8>, (DataKey, KeyContext)>>,
+    keys: Mutex<Vec<(DataKey, KeyContext)>>,
     destroyed: Mutex<HashSet<String>>,
+    /// By key: the newest wrap that was made, and the oldest that may still be opened.
+    newest_wrap: Mutex<HashMap<u64, u64>>,
+    oldest_wrap: Mutex<HashMap<u64, u64>>,
 }
 
 impl TestKeys {
+    /// The same keys, for a copy that goes its own way.
+    fn copy(&self) -> Self {
+        Self {
+            keys: Mutex::new(self.keys.lock().unwrap().clone()),
+            destroyed: Mutex::new(self.destroyed.lock().unwrap().clone()),
+            newest_wrap: Mutex::new(self.newest_wrap.lock().unwrap().clone()),
+            oldest_wrap: Mutex::new(self.oldest_wrap.lock().unwrap().clone()),
+        }
+    }
+
     pub(super) fn destroy(&self, arn: &str) {
         self.destroyed.lock().unwrap().insert(arn.to_owned());
+    }
+
+    /// All wraps of a function's keys but the newest are needed no more: to open one from now on is a fault.
+    pub(super) fn retire_wraps(&self, arn: &str) {
+        let newest = self.newest_wrap.lock().unwrap();
+        for (number, (_, context)) in (0_u64..).zip(self.keys.lock().unwrap().iter()) {
+            if context.arn == arn
+                && let Some(wrap) = newest.get(&number)
+            {
+                self.oldest_wrap.lock().unwrap().insert(number, *wrap);
+            }
+        }
+    }
+
+    /// Of the key, and of the wrap.
+    fn numbers(wrapped: &WrappedDataKey) -> (u64, u64) {
+        let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+        let (key, wrap) = wrapped.0.split_at(8);
+        (number(key), number(wrap))
     }
 }
 
 impl Keys for TestKeys {
     fn generate(&self, context: &KeyContext) -> Result<(DataKey, WrappedDataKey), KeyError> {
+        pause();
         let mut keys = self.keys.lock().unwrap();
-        let wrapped = (keys.len() as u64).to_le_bytes().to_vec();
-        let key = DataKey::new([keys.len() as u8 + 1; 32]);
-        keys.insert(wrapped.clone(), (key.clone(), context.clone()));
-        Ok((key, WrappedDataKey(wrapped)))
+        let number = keys.len() as u64;
+        let key = DataKey::new([number as u8 + 1; 32]);
+        keys.push((key.clone(), context.clone()));
+        Ok((key, WrappedDataKey(number.to_le_bytes().to_vec())))
     }
 
     fn unwrap(&self, wrapped: &WrappedDataKey, context: &KeyContext) -> Result<DataKey, KeyError> {
         if self.destroyed.lock().unwrap().contains(&context.arn) {
             return Err(KeyError::UnknownKey(context.arn.clone()));
         }
+        let (number, wrap) = Self::numbers(wrapped);
+        let oldest = self.oldest_wrap.lock().unwrap().get(&number).copied().unwrap_or_default();
+        assert!(wrap >= oldest, "a wrap that was replaced for good is still needed");
+        pause();
         let keys = self.keys.lock().unwrap();
-        let (key, made_for) = keys.get(&wrapped.0).ok_or(KeyError::UnknownFormat)?;
+        let (key, made_for) = keys.get(number as usize).ok_or(KeyError::UnknownFormat)?;
         assert_eq!(made_for, context);
         Ok(key.clone())
     }
 
     fn rewrap(&self, wrapped: &WrappedDataKey, _: &KeyContext) -> Result<WrappedDataKey, KeyError> {
-        Ok(wrapped.clone())
+        pause();
+        let (key, wrap) = Self::numbers(wrapped);
+        let newest = wrap + 1;
+        self.newest_wrap.lock().unwrap().insert(key, newest);
+        Ok(WrappedDataKey([key.to_le_bytes(), newest.to_le_bytes()].concat()))
     }
 }
 
@@ -95,6 +121,11 @@ impl TestClock {
         self.boot_ms.fetch_add(millis, Ordering::SeqCst);
     }
 
+    fn copy(&self) -> Self {
+        let copy = |millis: &AtomicU64| AtomicU64::new(millis.load(Ordering::SeqCst));
+        Self { wall_ms: copy(&self.wall_ms), boot_ms: copy(&self.boot_ms) }
+    }
+
     pub(super) fn wall_ms(&self) -> u64 {
         self.wall_ms.load(Ordering::SeqCst)
     }
@@ -107,12 +138,14 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> Duration {
+        pause();
         Duration::from_millis(self.wall_ms())
     }
 }
 
 impl BootClock for TestClock {
     fn since_boot(&self) -> Duration {
+        pause();
         Duration::from_millis(self.boot_ms.load(Ordering::SeqCst))
     }
 }
@@ -136,6 +169,16 @@ impl Rig {
         }
     }
 
+    /// The same machine, for a history that goes its own way from here.
+    pub(super) fn fork(&self) -> Self {
+        Self {
+            disk: self.disk.copy(),
+            keys: Arc::new(self.keys.copy()),
+            clock: Arc::new(self.clock.copy()),
+            segment_bytes: self.segment_bytes,
+        }
+    }
+
     pub(super) fn try_open(&self) -> Result<(EmbeddedQueue, Vec<Finding>), OpenError> {
         let config = Config { segment_bytes: self.segment_bytes, ..Config::new("/nowhere".into()) };
         let clocks = Clocks { wall: self.clock.clone(), boot: self.clock.clone() };
@@ -150,35 +193,49 @@ impl Rig {
     }
 }
 
-/// Runs `each` for as many numbers as the variable says, on all cores, and adds up what it returns. The number that something
-/// goes wrong with is printed; `QUEUE_SEED` begins there.
-pub(super) fn for_numbers(variable: &str, default: u64, each: impl Fn(u64) -> u64 + Sync) -> (u64, u64) {
+/// Runs `each` for one number after the other, on all cores, until what it counts of itself, which it returns first, adds up to
+/// as many as the variable says; `QUEUE_SEED` is the first number. Returns all that was counted. The number that something goes
+/// wrong with is printed.
+pub(super) fn for_numbers<const N: usize>(
+    variable: &str,
+    default: u64,
+    each: impl Fn(u64) -> [u64; N] + Sync,
+) -> [u64; N] {
     let number =
         |name: &str, default| std::env::var(name).map_or(default, |text| text.parse().expect("a number"));
-    let (count, first) = (number(variable, default), number("QUEUE_SEED", 0));
-    let (next, sum) = (AtomicU64::new(first), AtomicU64::new(0));
+    let (wanted, first) = (number(variable, default), number("QUEUE_SEED", 0));
+    let next = AtomicU64::new(first);
+    let sums = [const { AtomicU64::new(0) }; N];
     let work = || {
-        loop {
+        while sums[0].load(Ordering::Relaxed) < wanted {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= first + count {
-                return;
-            }
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| each(seed))) {
-                Ok(value) => drop(sum.fetch_add(value, Ordering::Relaxed)),
+                Ok(counts) => {
+                    for (sum, count) in sums.iter().zip(counts) {
+                        sum.fetch_add(count, Ordering::Relaxed);
+                    }
+                }
                 Err(cause) => {
                     println!("number {seed} went wrong: QUEUE_SEED={seed} {variable}=1");
-                    next.store(u64::MAX / 2, Ordering::Relaxed);
+                    sums[0].store(u64::MAX / 2, Ordering::Relaxed);
                     std::panic::resume_unwind(cause);
                 }
             }
         }
     };
-    std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
-        }
-    });
-    (count, sum.into_inner())
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(wanted as usize);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    sums.map(AtomicU64::into_inner)
+}
+
+/// Asks for events as they are now.
+pub(super) fn request<'a>(
+    partition: PartitionNumber,
+    events: usize,
+    lease: Duration,
+    exclude: &'a HashSet<FunctionNumber>,
+) -> Request<'a> {
+    Request { partition, events, bytes: u64::MAX, wait: Duration::ZERO, lease, exclude }
 }
 
 /// Runs what never has to wait for anybody else: every wait in it leads its own commit.
