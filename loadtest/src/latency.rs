@@ -32,6 +32,11 @@ impl Latencies {
         self.histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX).max(1));
     }
 
+    /// Those of another recording are added.
+    pub fn add(&mut self, other: &Self) {
+        self.histogram.add(&other.histogram).expect("all recordings have the same bounds");
+    }
+
     #[must_use]
     pub fn count(&self) -> u64 {
         self.histogram.len()
@@ -110,6 +115,22 @@ mod tests {
         assert_eq!(latencies.count(), 100);
         assert!((latencies.micros(0.5) - 50.0).abs() < 0.1, "{}", latencies.micros(0.5));
         assert!((latencies.micros(0.99) - 99.0).abs() < 0.1, "{}", latencies.micros(0.99));
+    }
+
+    #[test]
+    fn recordings_add_up() {
+        let recording = |from: u64| {
+            let mut number = from;
+            closed_loop(50, || {
+                number += 1;
+                Ok::<_, ()>(Duration::from_micros(number))
+            })
+            .unwrap()
+        };
+        let mut sum = recording(0);
+        sum.add(&recording(50));
+        assert_eq!(sum.count(), 100);
+        assert!((sum.micros(0.9) - 90.0).abs() < 0.1, "{}", sum.micros(0.9));
     }
 
     #[test]

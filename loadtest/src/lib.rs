@@ -9,7 +9,8 @@
 //! Absolute figures do not travel between machines; ratios of one run do. So both sides always run in the same process
 //! tree, on the same cores, in alternation, and a report holds the median of their rounds and how far the rounds spread.
 //!
-//! The library speaks only the public API of what it measures and depends on nothing else of ours but `types`.
+//! The library speaks only the public API of what it measures and depends on nothing else of ours but `types`. One bench has the
+//! queue in its own process: `bench-queue`.
 
 #![forbid(unsafe_code)]
 
@@ -23,3 +24,4 @@ pub mod procfs;
 pub mod report;
 pub mod rounds;
 pub mod sigv4;
+pub mod svg;

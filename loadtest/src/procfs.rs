@@ -1,6 +1,6 @@
 //! What the kernel counts: memory and context switches of processes, and who started whom.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{collections::BTreeMap, fs, io, str::FromStr, time::Duration};
 
 /// Memory of one process, bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +85,15 @@ pub fn context_switches(pid: u32) -> io::Result<u64> {
     Ok(total)
 }
 
+/// Processor time that process `pid` has had until now, its ended threads' included; the kernel counts in hundredths of seconds.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let ticks =
+        stat_field(&stat, 14).zip(stat_field(&stat, 15)).map(|(user, system): (u64, u64)| user + system);
+    let ticks = ticks.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no times in stat"))?;
+    Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+}
+
 /// `pid` and every process below it, in order of their ids.
 pub fn tree(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = BTreeMap::<u32, Vec<u32>>::new();
@@ -108,9 +117,13 @@ pub fn tree(pid: u32) -> io::Result<Vec<u32>> {
 }
 
 fn parent(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_field(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, 4)
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc(5); the third is the first behind the name.
+fn stat_field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     // The name in parentheses may itself hold spaces and parentheses.
-    stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    stat.rsplit_once(") ")?.1.split(' ').nth(number.checked_sub(3)?)?.parse().ok()
 }
 
 /// Arguments of process `pid`, joined by spaces; empty for one that is gone.
@@ -136,6 +149,17 @@ mod tests {
         let after = memory(own).unwrap();
         assert!(after.rss >= before.rss + (60 << 20) && after.pss >= before.pss + (60 << 20));
         drop(hoard);
+    }
+
+    #[test]
+    fn a_busy_process_has_processor_time() {
+        let own = std::process::id();
+        let before = cpu_time(own).unwrap();
+        let begin = std::time::Instant::now();
+        while cpu_time(own).unwrap() < before + Duration::from_millis(50) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "no time is counted");
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(5), "more is counted than has gone by on all cores");
     }
 
     /// Two fields of the same beginning (`Pss_Dirty`) and a name with a blank are as the kernel has them.
