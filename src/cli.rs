@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    command::{completions, config, demo, doctor, env, kernel, logs, runtimes, serve},
+    command::{completions, config, demo, doctor, env, kernel, logs, queue, runtimes, serve},
     config::Layers,
 };
 
@@ -72,6 +72,7 @@ pub(crate) enum Command {
     Runtimes(runtimes::Arguments),
     Kernel(kernel::Arguments),
     Logs(logs::Arguments),
+    Queue(queue::Arguments),
     Config(config::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),

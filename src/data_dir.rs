@@ -7,6 +7,7 @@
 //!     endpoint            the URL of the running server; absent while none runs    (here)
 //!     code/               memory: unsealed code, seen by the server alone          (sandbox)
 //!     logs/ …             sealed logs of functions                                 (control)
+//!     queue/ …            accepted events, sealed                                  (queue)
 //!     runtimes/           root file systems and guest kernels, unless runtimes.dir says otherwise (image)
 //! ```
 
@@ -129,6 +130,10 @@ impl DataDir {
 
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")
+    }
+
+    pub(crate) fn queue(&self) -> PathBuf {
+        self.0.join("queue")
     }
 
     pub(crate) fn endpoint(&self) -> PathBuf {

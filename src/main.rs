@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   cli ──► command/serve ──► config ─► keys, control plane, log store, runtimes, invoker ─► HTTP edge
-//!       ├─► command/doctor, runtimes, kernel, logs   (read the machine or the data directory; no server needed)
+//!       ├─► command/doctor, runtimes, kernel, logs, queue   (read the machine or the data directory; no server needed)
 //!       └─► command/env, config, completions, demo
 //! ```
 //!

@@ -21,8 +21,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("sandbox", &["protocol", "agent", "jail", "vmm", "image", "types"]),
     ("invoker", &["types", "sandbox", "control"]),
     ("ingest", &["types", "control", "invoker"]),
-    ("loadtest", &["types"]),
-    ("waterwheel", &["types", "control", "image", "ingest", "invoker", "jail", "sandbox"]),
+    ("loadtest", &["queue", "types"]),
+    ("waterwheel", &["types", "control", "image", "ingest", "invoker", "jail", "queue", "sandbox"]),
 ];
 
 /// Where unsafe code may be: system calls that no safe crate offers, KVM and guest memory.

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod kernel;
 pub(crate) mod logs;
+pub(crate) mod queue;
 pub(crate) mod runtimes;
 pub(crate) mod serve;
 
@@ -31,6 +32,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Runtimes(arguments) => runtimes::run(&global, &arguments),
         Command::Kernel(arguments) => kernel::run(&global, &arguments),
         Command::Logs(arguments) => logs::run(&global, &arguments),
+        Command::Queue(arguments) => queue::run(&global, &arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
         Command::Demo(arguments) => demo::run(&global, &arguments),
