@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-microvm lint bench soak soak-devices soak-queue soak-load queue-histories clean setup-demo setup-test \
+.PHONY: help demo test test-microvm lint bench soak soak-devices soak-queue soak-load queue-histories queue-kills queue-cuts queue-client clean setup-demo setup-test \
 	build runtimes kernel functions bench-microvm
 
 BIN := target/debug/waterwheel
@@ -15,12 +15,26 @@ VENV := $(CURDIR)/target/venv
 # Environments are made by root: as another user, the programs that make them are run with sudo.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo -E)
 RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)")
+# How often the queue's client is killed, and its power cut. SEED repeats the choices of a run.
+KILLS ?= 300
+CUTS ?= 300
+SEED ?=
 # Arguments for pytest, such as PYTEST_ARGS='-k signatures'.
 PYTEST_ARGS ?=
 BENCHES = $(patsubst loadtest/src/bin/bench-%,%,$(basename $(wildcard loadtest/src/bin/bench-*)))
-# What one of them needs beyond the others: parts of scripts/setup, and targets.
+# What each of them needs: parts of scripts/setup, what cargo builds, further targets, and arguments.
+BENCH_SERVER := --server target/release/waterwheel --runtimes target/runtimes --functions target/functions
 BENCH_SETUP_microvm := microvm
-BENCH_TARGETS_microvm := kernel bench-microvm
+BENCH_SETUP_queue := peers
+BENCH_BUILD_invoke := -p waterwheel -p loadtest
+BENCH_BUILD_microvm := $(BENCH_BUILD_invoke)
+BENCH_BUILD_queue := -p loadtest --bin bench-queue
+BENCH_TARGETS_invoke := runtimes functions
+BENCH_TARGETS_microvm := runtimes functions kernel bench-microvm
+# The program that is built, if that is not the server.
+BENCH_BIN_queue := target/release/bench-queue
+BENCH_ARGS_invoke := $(BENCH_SERVER)
+BENCH_ARGS_microvm := $(BENCH_SERVER)
 SOAKS = $(patsubst loadtest/src/bin/soak-%,%,$(basename $(wildcard loadtest/src/bin/soak-*)))
 
 help: ## Show this list
@@ -42,6 +56,7 @@ test: lint setup-test ## Everything that must hold before a change is kept
 	@echo "test: the service model is botocore's"; $(VENV)/bin/python ingest/model/extract.py --check
 	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
 	@echo "test: the queue, at length"; $(MAKE) QUEUE_SEQUENCES=20000 QUEUE_DAMAGES=10000 queue-histories
+	@echo "test: the queue, killed and cut off"; $(MAKE) queue-kills queue-cuts
 	@echo "test: black box"
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
 	@$(MAKE) test-microvm
@@ -58,10 +73,10 @@ test-microvm: ## What needs a KVM that boots kernels: directly, or nested in QEM
 bench: ## Measure: make bench NAME=invoke
 	@case " $(BENCHES) " in *" $(or $(NAME),?) "*) ;; *) echo "bench: no NAME=$(NAME); there are: $(BENCHES)" >&2; exit 2;; esac
 	@scripts/setup system $(BENCH_SETUP_$(NAME))
-	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions $(BENCH_TARGETS_$(NAME))
+	@$(MAKE) BIN=$(or $(BENCH_BIN_$(NAME)),target/release/waterwheel) PROFILE="--release $(BENCH_BUILD_$(NAME))" \
+		build $(BENCH_TARGETS_$(NAME))
 	@mkdir -p target/bench
-	@$(SUDO) target/release/bench-$(NAME) --server target/release/waterwheel --runtimes target/runtimes \
-		--functions target/functions --out target/bench/$(NAME).json
+	@$(SUDO) target/release/bench-$(NAME) $(BENCH_ARGS_$(NAME)) --out target/bench/$(NAME).json
 	@echo "bench: ok (target/bench/$(NAME).json)"
 
 # The half of it that runs where KVM boots kernels.
@@ -71,15 +86,30 @@ bench-microvm:
 soak: ## Run for long: make soak NAME=devices
 	@case "$(NAME)" in devices|queue) $(MAKE) soak-$(NAME);; *) $(MAKE) soak-load;; esac
 
-# Random histories of crashes, errors and damage on a simulated disk.
+# Random histories of crashes, errors and damage on a simulated disk, of one caller and of many at once.
 queue-histories:
-	@QUEUE_SEQUENCES=$(QUEUE_SEQUENCES) QUEUE_DAMAGES=$(QUEUE_DAMAGES) \
-		cargo test --quiet --package queue --lib -- --nocapture --test-threads=1 every_history damage_is_found
+	@QUEUE_SEQUENCES=$(QUEUE_SEQUENCES) QUEUE_DAMAGES=$(QUEUE_DAMAGES) QUEUE_FORGERIES=$(QUEUE_DAMAGES) \
+	QUEUE_SIMULATIONS=$(or $(QUEUE_SIMULATIONS),300) \
+		cargo test --quiet --package queue --lib -- --nocapture --test-threads=1 \
+		tests::crashes tests::damage tests::faults tests::simulation tests::hostile tests::canaries
+
+# A client of the queue on real files, killed; and on a file system of its own that loses its power, or its room. What it was
+# promised is judged by a process that lives on.
+queue-kills: queue-client
+	@tests/durability/test_promises.py
+	@tests/durability/kills.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+queue-cuts: queue-client
+	@$(SUDO) tests/durability/cuts.py --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
+
+queue-client:
+	@cargo build --quiet --package queue --example storm
 
 soak-queue:
 	@scripts/setup system
 	@$(MAKE) QUEUE_SEQUENCES=100000 QUEUE_DAMAGES=100000 queue-histories
-	@echo "soak: ok (the queue's histories)"
+	@$(MAKE) KILLS=2000 CUTS=2000 queue-kills queue-cuts
+	@echo "soak: ok (the queue's histories, kills and cuts)"
 
 # The devices of microVMs against hostile guests; hours.
 soak-devices:
