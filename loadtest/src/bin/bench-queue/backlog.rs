@@ -130,7 +130,8 @@ pub(crate) fn backlog(directory: &Path, events: usize, span: Duration) -> Result
         empty: Vec::new(),
         full: Vec::new(),
     };
-    let producers = Producers { count: MOST_PRODUCERS, partitions: &one, payload: &payload, span };
+    let producers =
+        Producers { count: MOST_PRODUCERS, together: 1, partitions: &one, payload: &payload, span };
     for round in 0..ROUNDS {
         let mut empty = Ours::open(&directory.join(format!("empty-{round}")))?;
         let own = empty.partitions(1)?;

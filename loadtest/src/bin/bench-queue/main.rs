@@ -1,7 +1,7 @@
 //! How fast the queue is, against what its disk can do and against other durable queues.
 //!
 //! ```text
-//!   round:  raw sync ─ ours, 1 ─ sealed ceiling ─ ours, 16 ─ ours, 256 ─ drain ─ 10,000 partitions ─ NATS ─ Redis      × rounds
+//!   round:  raw sync ─ ours, 1 ─ sealed ceiling ─ ours, 16, 256, 1,024 ─ drain ─ 10,000 partitions ─ NATS ─ Redis      × rounds
 //!   once:   this program as a child, with 10 million events queued; another one, killed with a million
 //! ```
 //! Ours is driven as a library, the peers through their clients over loopback; each has the client settings that are best for
@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod backlog;
+mod best;
 mod figures;
 mod floor;
 mod load;

@@ -66,7 +66,9 @@ pub(crate) struct Ours {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Producers<'a> {
     pub(crate) count: usize,
-    /// Each event goes to the next of these.
+    /// Events that each queues in one call.
+    pub(crate) together: usize,
+    /// Those of each call go to the next of these.
     pub(crate) partitions: &'a [PartitionNumber],
     pub(crate) payload: &'a [u8],
     pub(crate) span: Duration,
@@ -140,15 +142,16 @@ impl Ours {
         self.settle(runtime)
     }
 
-    /// One event after the other from each producer. A single producer runs on the calling thread, others on the runtime's.
+    /// One call after the other from each producer. A single producer runs on the calling thread, others on the runtime's.
     pub(crate) fn enqueue(&self, runtime: &Runtime, producers: Producers<'_>) -> Result<Load> {
-        let Producers { count, partitions, payload, span } = producers;
+        let Producers { count, together, partitions, payload, span } = producers;
         let (partitions, payload) = (Arc::<[_]>::from(partitions), Arc::<[u8]>::from(payload));
         let next = Arc::new(AtomicU64::new(0));
         let watch = Stopwatch::start(span, None)?;
         let end = watch.end;
         let produce = || {
-            produce(self.queue.clone(), self.function, partitions.clone(), payload.clone(), next.clone(), end)
+            let (partitions, payload) = (partitions.clone(), payload.clone());
+            produce(self.queue.clone(), self.function, together, partitions, payload, next.clone(), end)
         };
         let latencies = if count == 1 {
             runtime.block_on(produce())?
@@ -253,6 +256,7 @@ async fn gather(
 async fn produce(
     queue: EmbeddedQueue,
     function: FunctionNumber,
+    together: usize,
     partitions: Arc<[PartitionNumber]>,
     payload: Arc<[u8]>,
     next: Arc<AtomicU64>,
@@ -266,9 +270,14 @@ async fn produce(
         }
         let turn = usize::try_from(next.fetch_add(1, Ordering::Relaxed))? % partitions.len();
         let partition = *partitions.get(turn).context("no partition")?;
-        let event = Event { id: event_id(), function, partition, attributes: &[], payload: &payload };
-        queue.enqueue(&[event]).await?;
-        latencies.record(begin.elapsed());
+        let event = |_| Event { id: event_id(), function, partition, attributes: &[], payload: &payload };
+        if together == 1 {
+            queue.enqueue(&[event(0)]).await?;
+        } else {
+            queue.enqueue(&(0..together).map(event).collect::<Vec<_>>()).await?;
+        }
+        let latency = begin.elapsed();
+        (0..together).for_each(|_| latencies.record(latency));
     }
 }
 

@@ -8,17 +8,15 @@ use loadtest::{
 };
 
 use crate::{
-    figures::best,
+    best::best,
     load::Load,
     nats::OUTSTANDING,
     redis_streams::PIPELINES,
-    rounds::{Measured, PRODUCERS, Round},
+    rounds::{self, Measured, Round},
 };
 
 const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
-/// Producers, or outstanding events.
-const WIDTHS: [usize; 4] = [1, 16, 256, 1024];
 
 /// Writes `…-throughput.svg` and `…-latency.svg` beside the report.
 pub(crate) fn write(measured: &Measured, report: &Path) -> io::Result<()> {
@@ -38,19 +36,19 @@ fn throughput(measured: &Measured) -> Chart {
     };
     let series = |name: &str, value: &dyn Fn(&Round, usize) -> Option<f64>| Series {
         name: name.to_owned(),
-        values: WIDTHS.iter().map(|&width| at(&|round| value(round, width))).collect(),
+        values: rounds::OUTSTANDING.iter().map(|&width| at(&|round| value(round, width))).collect(),
     };
     let find = |settings: &[usize], loads: &[Load], width| {
         settings.iter().position(|&setting| setting == width).and_then(|at| loads.get(at)).map(Load::rate)
     };
     Chart {
         title: "Durable events of 1 KiB per second (medians)".to_owned(),
-        x: "producers; of a peer: outstanding events".to_owned(),
+        x: "outstanding events".to_owned(),
         y: "events/s".to_owned(),
-        categories: WIDTHS.iter().map(ToString::to_string).collect(),
+        categories: rounds::OUTSTANDING.iter().map(ToString::to_string).collect(),
         series: vec![
             series("Sealed ceiling", &|round, _| Some(round.sealed.rate())),
-            series("Waterwheel, as a library", &|round, width| find(&PRODUCERS, &round.ours, width)),
+            series("Waterwheel, as a library", &|round, width| round.ours_with(width).map(Load::rate)),
             series("Redis Streams, not sealed", &|round, width| {
                 let same = PIPELINES.iter().zip(&round.redis).filter(|((of, by), _)| of * by == width);
                 same.map(|(_, load)| load.rate()).max_by(f64::total_cmp)
@@ -73,12 +71,12 @@ fn latency(measured: &Measured) -> Chart {
             })
             .collect(),
     };
-    let mut all: Vec<Series> = PRODUCERS
+    let mut all: Vec<Series> = rounds::OUTSTANDING
         .iter()
         .enumerate()
         .map(|(at, count)| {
             let loads = rounds.iter().filter_map(|round| round.ours.get(at)).collect();
-            series(format!("Waterwheel, {count} producer{}", if *count == 1 { "" } else { "s" }), loads)
+            series(format!("Waterwheel, {count} outstanding"), loads)
         })
         .collect();
     all.push(series("Raw sync".to_owned(), rounds.iter().map(|round| &round.raw).collect()));

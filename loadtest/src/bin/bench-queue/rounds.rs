@@ -18,7 +18,8 @@ use crate::{
 };
 
 const WARM_UP_ROUNDS: usize = 1;
-pub(crate) const PRODUCERS: [usize; 3] = [1, 16, MOST_PRODUCERS];
+/// Events that are being enqueued at once: one from each producer, and above the most producers several in each call.
+pub(crate) const OUTSTANDING: [usize; 4] = [1, 16, MOST_PRODUCERS, 4 * MOST_PRODUCERS];
 /// Also of the comparison of partitions.
 pub(crate) const MOST_PRODUCERS: usize = 256;
 pub(crate) const MANY_PARTITIONS: usize = 10_000;
@@ -33,7 +34,7 @@ const RESTARTS: usize = 5;
 pub(crate) struct Round {
     pub(crate) raw: Load,
     pub(crate) sealed: Load,
-    /// In the order of [`PRODUCERS`].
+    /// In the order of [`OUTSTANDING`].
     pub(crate) ours: Vec<Load>,
     pub(crate) drain: Load,
     pub(crate) many: Load,
@@ -113,6 +114,14 @@ struct Bench<'a> {
     payload: Vec<u8>,
 }
 
+impl Round {
+    /// Ours with so many events outstanding.
+    pub(crate) fn ours_with(&self, outstanding: usize) -> Option<&Load> {
+        let at = OUTSTANDING.iter().position(|wanted| *wanted == outstanding)?;
+        self.ours.get(at)
+    }
+}
+
 impl Bench<'_> {
     fn round(&mut self) -> Result<Round> {
         let span = Duration::from_secs_f64(self.options.seconds);
@@ -121,8 +130,10 @@ impl Bench<'_> {
         let one = partitions.get(..1).context("no partition")?;
         let raw = pinned(&[core], || self.floor.raw_sync(span))??;
         let (mut ours, mut drain, mut sealed) = (Vec::new(), None, None);
-        for count in PRODUCERS {
-            let producers = Producers { count, partitions: one, payload: &self.payload, span };
+        for outstanding in OUTSTANDING {
+            let count = outstanding.min(MOST_PRODUCERS);
+            let together = outstanding / count;
+            let producers = Producers { count, together, partitions: one, payload: &self.payload, span };
             let enqueue = || self.ours.enqueue(&self.runtime, producers);
             ours.push(if count == 1 { pinned(&[core], enqueue)?? } else { enqueue()? });
             drain = Some(self.drain(one)?);
@@ -130,8 +141,9 @@ impl Bench<'_> {
                 sealed = Some(self.floor.sealed(span)?);
             }
         }
+        let count = MOST_PRODUCERS;
         let producers =
-            Producers { count: MOST_PRODUCERS, partitions: &partitions, payload: &self.payload, span };
+            Producers { count, together: 1, partitions: &partitions, payload: &self.payload, span };
         let many = self.ours.enqueue(&self.runtime, producers)?;
         self.ours.empty(&self.runtime)?;
         let first = *one.first().context("no partition")?;
@@ -208,7 +220,9 @@ fn summary(round: &Round) -> String {
         loads.iter().max_by(|a, b| a.rate().total_cmp(&b.rate())).map(|load| rate(name, load))
     };
     let mut parts = vec![rate("raw", &round.raw), rate("sealed", &round.sealed)];
-    parts.extend(PRODUCERS.iter().zip(&round.ours).map(|(count, load)| rate(&format!("ours {count}"), load)));
+    parts.extend(
+        OUTSTANDING.iter().zip(&round.ours).map(|(count, load)| rate(&format!("ours {count}"), load)),
+    );
     parts.extend([rate("drain", &round.drain), rate("10,000 partitions", &round.many)]);
     parts.push(rate("by 1,000", &round.together));
     parts.extend([best("NATS", &round.nats), best("Redis", &round.redis)].into_iter().flatten());
@@ -222,7 +236,8 @@ pub(crate) fn work(directory: &Path, producers: usize, partitions: usize, span: 
     let mut ours = Ours::open(directory)?;
     let payload = payload(KIB)?;
     let partitions = ours.partitions(partitions)?;
-    let producers = Producers { count: producers, partitions: &partitions, payload: &payload, span };
+    let producers =
+        Producers { count: producers, together: 1, partitions: &partitions, payload: &payload, span };
     let enqueue = ours.enqueue(&runtime, producers)?;
     println!("enqueue: {}", line(&enqueue));
     ours.settle(&runtime)?;
