@@ -25,6 +25,8 @@ FILLINGS = 3
 MEBIBYTES = 96
 # Too small for what the load has in its backlog.
 TINY_MEBIBYTES = 8
+# Of it, in bytes: some segments of the client's, which pollers cannot always keep up with.
+ROOM = 7 * 256 * 1024
 # Answers that show that something goes on.
 ANSWERS = 20
 
@@ -148,6 +150,7 @@ def fill(cuts):
 
 def overflow(cuts):
     """A disk that is too small: it is full again and again, and the load goes on as acks make room."""
+    cuts.image.fill(but=ROOM)
     for _ in range(FILLINGS):
         with cuts.load() as client:
             wait_for(client, "a disk that is too small is full", ["enqueue full"])

@@ -83,12 +83,12 @@ class Image:
     def ballast(self):
         return self.root / "ballast"
 
-    def fill(self):
-        """Takes all the room that is left."""
-        free = shutil.disk_usage(self.root).free
+    def fill(self, but=0):
+        """Takes all the room that is left, but for so many bytes."""
+        step = self.bytes
         with open(self.ballast, "ab") as ballast:
-            while free >= 4096:
+            while (step := min(step, shutil.disk_usage(self.root).free - but)) >= 4096:
                 try:
-                    os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), free)
+                    os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), step)
                 except OSError:
-                    free //= 2
+                    step //= 2

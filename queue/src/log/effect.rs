@@ -42,3 +42,13 @@ pub(crate) enum Effect {
         before: Location,
     },
 }
+
+impl Effect {
+    pub(super) fn redirects(&self, function: FunctionNumber) -> bool {
+        matches!(self, Self::Redirect(redirect) if redirect.function == function)
+    }
+
+    pub(super) fn is_checkpoint_of(&self, partition: PartitionNumber) -> bool {
+        matches!(self, Self::Checkpoint { checkpoint, .. } if checkpoint.partition == partition)
+    }
+}

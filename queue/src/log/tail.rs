@@ -227,6 +227,12 @@ impl Tail {
         (last, undone)
     }
 
+    /// What is appended and not durable yet means this.
+    pub(super) fn unsettled(&self) -> impl Iterator<Item = &Effect> {
+        let in_flight = self.in_flight.iter().map(|(_, _, meaning)| meaning);
+        in_flight.chain(self.pending.iter().map(|batch| &batch.meaning)).flat_map(|meaning| &meaning.effects)
+    }
+
     /// Whether something of this segment is still to be written.
     pub(super) fn owes(&self, segment: SegmentId) -> bool {
         self.pending.iter().any(|batch| batch.segment == segment)

@@ -1,10 +1,12 @@
 //! What is easier to show of the state machine alone than through a disk.
 
+use std::collections::HashSet;
+
 use types::{DataKey, KeyContext, WrappedDataKey};
 
-use super::{Limits, Log, NewEvent};
+use super::{Boot, Granted, LeaseRequest, Limits, Log, NewEvent};
 use crate::{
-    EventId, Location, Ordinal, SegmentId,
+    EventId, FunctionNumber, Location, Ordinal, SegmentId,
     entry::Entry,
     format::{
         event::EventHeader,
@@ -21,21 +23,87 @@ fn commit(log: &mut Log) {
     log.committed();
 }
 
-#[test]
-fn a_purged_event_is_not_moved_before_it_is_marked() {
+/// A log with one segment, and a function.
+fn log() -> (Log, FunctionNumber) {
     let mut log = Log::new(LogId([1; 16]), Limits { segment_bytes: 64 * 1024, ..Limits::default() });
-    let segment = SegmentId(1);
-    let header = SegmentHeader {
-        log: LogId([1; 16]),
-        segment,
-        capacity: CAPACITY,
-        created_ms: 0,
-        salt: Salt([2; 32]),
-        previous: [0; 32],
-    };
-    log.provide(header);
+    log.provide(header(1));
     let context = KeyContext { arn: "arn:f".to_owned(), purpose: "queue".to_owned() };
     let function = log.add_function(context, WrappedDataKey(vec![1]), DataKey::new([3; 32]));
+    (log, function)
+}
+
+fn header(segment: u8) -> SegmentHeader {
+    SegmentHeader {
+        log: LogId([1; 16]),
+        segment: SegmentId(segment.into()),
+        capacity: CAPACITY,
+        created_ms: 0,
+        salt: Salt([segment; 32]),
+        previous: [0; 32],
+    }
+}
+
+/// The next segment is begun, and what is in the one before is found by its index.
+fn go_on_in_the_second(log: &mut Log) {
+    log.provide(header(2));
+    log.indexed(SegmentId(1));
+}
+
+#[test]
+fn an_old_redirect_is_not_carried_behind_a_new_one() {
+    let (mut log, function) = log();
+    let (first, second) = (log.add_partition("a", Order::None), log.add_partition("b", Order::None));
+    log.redirect(function, Some(first)).unwrap();
+    commit(&mut log);
+    go_on_in_the_second(&mut log);
+    log.redirect(function, Some(second)).unwrap();
+    assert_eq!(log.carry().unwrap(), None, "the new one is pending");
+    log.begin_commit().unwrap();
+    assert_eq!(log.carry().unwrap(), None, "it is in flight");
+    log.committed();
+    assert_eq!((log.redirected(function), log.deletable()), (Some(second), Some(SegmentId(1))));
+}
+
+#[test]
+fn an_old_checkpoint_is_not_carried_behind_a_new_one() {
+    let (mut log, function) = log();
+    let partition = log.add_partition("lane", Order::Strict);
+    let checkpoint = |log: &mut Log, position: &[u8]| {
+        let id = EventId([4; 16]);
+        let event = NewEvent { id, partition, function, accepted_ms: 0, attributes: &[], payload: &[5] };
+        log.enqueue(event).unwrap();
+        commit(log);
+        let (now, deadline, exclude) = (Boot::default(), Boot::MAX, HashSet::new());
+        let request = LeaseRequest { partition, events: 1, bytes: 1, now, deadline, exclude: &exclude };
+        let Granted::Events(epoch, grants) = log.lease(request) else { panic!("it is in memory") };
+        log.checkpoint(epoch, grants[0].token, position).unwrap();
+    };
+    checkpoint(&mut log, b"first");
+    commit(&mut log);
+    go_on_in_the_second(&mut log);
+    checkpoint(&mut log, b"second");
+    assert_eq!(log.carry().unwrap(), None, "the new one is pending");
+    commit(&mut log);
+    assert_eq!(log.checkpoint_of(partition).unwrap().position, b"second");
+    assert_eq!(log.deletable(), Some(SegmentId(1)));
+}
+
+#[test]
+fn what_is_not_written_anew_is_carried() {
+    let (mut log, function) = log();
+    let partition = log.add_partition("a", Order::None);
+    log.redirect(function, Some(partition)).unwrap();
+    commit(&mut log);
+    go_on_in_the_second(&mut log);
+    assert!(log.carry().unwrap().is_some() && log.deletable().is_none());
+    commit(&mut log);
+    assert_eq!((log.redirected(function), log.deletable()), (Some(partition), Some(SegmentId(1))));
+}
+
+#[test]
+fn a_purged_event_is_not_moved_before_it_is_marked() {
+    let (mut log, function) = log();
+    let segment = SegmentId(1);
     let partition = log.add_partition("shared/0", Order::None);
     let id = EventId([4; 16]);
     let event = NewEvent { id, partition, function, accepted_ms: 0, attributes: &[], payload: &[5] };

@@ -173,12 +173,21 @@ impl Log {
         let Some(oldest) = self.segments.finished() else { return Ok(None) };
         let mut last = None;
         for redirect in self.names.redirects_in(oldest) {
-            last = Some(self.redirect(redirect.function, redirect.partition)?);
+            if !self.is_being_written(|effect| effect.redirects(redirect.function)) {
+                last = Some(self.redirect(redirect.function, redirect.partition)?);
+            }
         }
         for checkpoint in self.names.checkpoints_in(oldest) {
-            last = Some(self.write_checkpoint(checkpoint, None)?);
+            if !self.is_being_written(|effect| effect.is_checkpoint_of(checkpoint.partition)) {
+                last = Some(self.write_checkpoint(checkpoint, None)?);
+            }
         }
         Ok(last)
+    }
+
+    /// Whether a newer one is on its way: behind it, the older would be the last word.
+    fn is_being_written(&self, is_newer: impl Fn(&Effect) -> bool) -> bool {
+        self.tail.unsettled().any(is_newer)
     }
 
     /// Appends a record that is not an event.
