@@ -51,7 +51,8 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// that returned before it began. In others any event may come before any other.
     ///
     /// *Room:* when the disk is full this is refused with [`WriteError::NoSpace`]; acks, notes and checkpoints go on, in a segment that is
-    /// kept for them. Should they fill it before anything could be deleted, they are refused too: ask again.
+    /// kept for them. Should they fill it before anything could be deleted, or a crash come while it is in use, they are refused too: ask
+    /// again, and make room.
     ///
     /// *Dropped:* some of the events may come, some not.
     fn enqueue(&self, events: &[Event<'_>]) -> impl Future<Output = Result<(), WriteError>> + Send;

@@ -21,6 +21,8 @@ CLIENT = REPOSITORY / "target/debug/examples/storm"
 # The first answer: from then on there is something to lose.
 FIRST = re.compile(rb"^end \d+ ok", re.MULTILINE)
 PATIENCE = 30
+# Of a client that waits for room, seconds.
+STUCK = 8
 # Faults within which a broken promise must be found.
 PROOF = 40
 
@@ -141,10 +143,14 @@ class Client:
         return f" ({self.process.poll()}): {self.site.errors.read_text(errors='replace')[-1000:].strip()}"
 
 
-def drain(site, random, **options):
+def drain(site, random, if_stuck=None, **options):
     """Opens the directory and looks at all that is there. Some of it is finished, the rest is carried over."""
     finish, seed = random.choice([0, 30, 100]), random.getrandbits(32)
     with Client(site, "drain", finish=finish, seed=seed, **options) as client:
+        if if_stuck:
+            client.read(STUCK)
+            if not client.ended:
+                if_stuck()
         client.wait()
 
 
