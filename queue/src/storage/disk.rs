@@ -50,6 +50,13 @@ impl Directory {
     }
 }
 
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that another thread is just starting has the directory open, too.
+        let _ = flock(&self.handle, FlockOperation::Unlock);
+    }
+}
+
 impl Directory {
     /// Past the page cache, where the file system can: nobody will read the zeros, and copying them is most of the work.
     fn write_zeros(&self, name: &str, file: &File, bytes: u64) -> io::Result<()> {

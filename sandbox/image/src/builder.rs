@@ -24,12 +24,11 @@ use std::{
     process::Command,
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use crate::{
     BuildError, InstalledRuntime, Manifest, Package, Recipe, RuntimeCatalog, erofs,
     error::IoContext,
     finish,
+    lock::Lock,
     manifest::digest,
     python, sources,
     tools::{LDCONFIG, MMDEBSTRAP, PIP},
@@ -122,15 +121,8 @@ fn make_image(
     }
 }
 
-/// Held for the whole build; the kernel lets go of it when the process ends, however it ends.
-fn lock(recipe: &Recipe, home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<File, BuildError> {
-    let path = home.join(".lock");
-    let file = File::create(&path).context("create", &path)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        progress(Progress::Waiting { runtime: recipe.name.clone() });
-        flock(&file, FlockOperation::LockExclusive).context("lock", &path)?;
-    }
-    Ok(file)
+fn lock(recipe: &Recipe, home: &Path, progress: &mut dyn FnMut(Progress)) -> Result<Lock, BuildError> {
+    Lock::take(&home.join(".lock"), || progress(Progress::Waiting { runtime: recipe.name.clone() }))
 }
 
 fn build_root(

@@ -31,6 +31,7 @@ mod erofs;
 mod error;
 mod finish;
 mod kernel;
+mod lock;
 mod manifest;
 mod python;
 mod recipe;

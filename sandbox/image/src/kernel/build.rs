@@ -20,13 +20,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::{GuestKernel, IMAGE, METADATA, Metadata, PREFIX, id, sha256};
 use crate::{
     BuildError,
     error::IoContext,
     finish,
+    lock::Lock,
     tools::{Tool, keep_tail},
 };
 
@@ -148,15 +147,8 @@ pub(super) fn build(
     Ok(kernel)
 }
 
-/// Held for the whole build; the kernel lets go of it when the process ends, however it ends.
-pub(super) fn lock(dir: &Path, progress: &mut dyn FnMut(KernelProgress)) -> Result<File, BuildError> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).context("create", &path)?;
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        progress(KernelProgress::Waiting);
-        flock(&file, FlockOperation::LockExclusive).context("lock", &path)?;
-    }
-    Ok(file)
+pub(super) fn lock(dir: &Path, progress: &mut dyn FnMut(KernelProgress)) -> Result<Lock, BuildError> {
+    Lock::take(&dir.join(LOCK), || progress(KernelProgress::Waiting))
 }
 
 /// Leaves the finished `vmlinux` and its metadata in `partial/out`.
