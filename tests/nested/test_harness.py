@@ -10,7 +10,9 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from harness import Job, NestedError, TimedOut, choose, machine, run_nested
+from harness import Choice, Job, NestedError, TimedOut, case, choose, machine, run_nested
+from harness.case import Case
+from harness.errors import Hung
 from harness.guest import Guest, dependencies, module_name
 from harness.rust import judge_tests
 from harness.scratch import scratch
@@ -96,6 +98,28 @@ class Running(unittest.TestCase):
         with mock.patch.multiple(machine, BOOT_SECONDS=0, GRACE_SECONDS=0):
             with self.assertRaisesRegex(NestedError, "does not answer"):
                 self.run_shell("true", timeout=1)
+
+
+class HungCases(unittest.TestCase):
+    """The machine of a case stands still so many times."""
+
+    def attempt(self, hangs):
+        def run(_, output):
+            if next(hangs):
+                raise Hung("the machine does not answer any more")
+            output.write(b"fine")
+            return 0
+
+        asked = Case("case", lambda *_: None, lambda output: [output])
+        with mock.patch.object(case, "run_nested", run):
+            return case.attempt(asked, None, Choice(direct=False, reason="a test"))
+
+    def test_one_hang_is_tried_once_more(self):
+        self.assertEqual(self.attempt(iter([True, False])), ["fine"])
+
+    def test_two_hangs_are_a_failure(self):
+        with self.assertRaises(Hung):
+            self.attempt(iter([True, True]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from harness.direct import run_directly
-from harness.errors import NestedError
+from harness.errors import Hung, NestedError
 from harness.machine import run_nested
 from harness.scratch import TARGET, scratch
 
@@ -49,6 +49,16 @@ class Case:
 
 def attempt(case, setting, choice):
     """Runs the case and returns what it proved."""
+    try:
+        return attempt_once(case, setting, choice)
+    except Hung as error:
+        # It happens on a busy machine, rarely, whatever runs inside: what hangs is the emulation. A command that hangs is ended by the
+        # machine's own clock, and fails.
+        print(f"nested: {case.name}: {error}\nnested: {case.name}: once more", flush=True)
+        return attempt_once(case, setting, choice)
+
+
+def attempt_once(case, setting, choice):
     seen = Tee(sys.stdout.buffer)
     with scratch() as directory:
         job = case.prepare(setting, directory)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from harness.errors import NestedError, TimedOut
+from harness.errors import Hung, NestedError, TimedOut
 from harness.guest import Guest, tool
 from harness.scratch import scratch
 
@@ -96,7 +96,7 @@ class Machine:
             while not status.endswith(b"\n"):
                 ready = selector.select(max(0, deadline - time.monotonic()))
                 if not ready:
-                    raise NestedError(f"the machine does not answer any more{self._last_words()}")
+                    raise Hung(f"the machine does not answer any more{self._last_words()}")
                 for key, _ in ready:
                     content = key.fileobj.recv(1 << 16)
                     if key.fileobj is ours_status:
