@@ -22,6 +22,14 @@ impl fmt::Debug for EventId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentId(pub u64);
 
+impl SegmentId {
+    /// The one that is written after this one.
+    #[must_use]
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 impl fmt::Display for SegmentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -37,6 +45,23 @@ pub struct Ordinal(pub u32);
 pub struct Location {
     pub segment: SegmentId,
     pub ordinal: Ordinal,
+}
+
+impl Location {
+    /// Before all others.
+    pub(crate) const FIRST: Self = Self { segment: SegmentId(0), ordinal: Ordinal(0) };
+
+    /// Of a segment's first event.
+    #[must_use]
+    pub(crate) fn start_of(segment: SegmentId) -> Self {
+        Self { segment, ..Self::FIRST }
+    }
+
+    /// The place behind this one, in its segment.
+    #[must_use]
+    pub(crate) fn next(self) -> Self {
+        Self { ordinal: Ordinal(self.ordinal.0.saturating_add(1)), ..self }
+    }
 }
 
 /// Short for a partition's name, on disk and in memory. Never 0.

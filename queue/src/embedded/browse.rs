@@ -12,11 +12,11 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use super::{
     Shared,
-    index::{IndexError, IndexFile},
-    read::{Lost, start_of},
+    index::IndexFile,
+    read::{Lost, index_failed},
 };
 use crate::{
-    Browse, Browsed, Content, EventId, EventState, FunctionNumber, Location, Ordinal, Page, PartitionNumber,
+    Browse, Browsed, Content, EventId, EventState, FunctionNumber, Location, Page, PartitionNumber,
     ReadError, SegmentId,
     entry::{Entry, StreamKey},
     format::{
@@ -61,15 +61,15 @@ impl Shared {
     pub(super) fn browse(&self, request: Browse) -> Result<Page, ReadError> {
         let Browse { partition, function, events: most, .. } = request;
         let mut page = Page { events: Vec::new(), next: None };
-        let mut from = request.from.unwrap_or(start_of(SegmentId(0)));
+        let mut from = request.from.unwrap_or(Location::start_of(SegmentId(0)));
         while page.events.len() < most {
             let Some(header) = self.segment_at(from.segment) else { return Ok(page) };
-            from = from.max(start_of(header.segment));
+            from = from.max(Location::start_of(header.segment));
             let first = self.first_live(&header, partition, function, from, most - page.events.len())?;
             let full = first.len() == most - page.events.len();
             from = match first.last() {
-                Some((_, last)) if full => behind(last.location),
-                _ => start_of(SegmentId(header.segment.0 + 1)),
+                Some((_, last)) if full => last.location.next(),
+                _ => Location::start_of(header.segment.next()),
             };
             for (key, entry) in first {
                 let browsed = self.describe(key, entry)?;
@@ -147,18 +147,10 @@ impl Shared {
         if !self.is_indexed(header.segment) {
             return Ok(Some(Source::Memory));
         }
-        match self.index(header) {
-            Ok(index) => Ok(Some(Source::Index(index))),
-            Err(IndexError::Io(error))
-                if error.kind() == io::ErrorKind::NotFound && self.is_gone(header.segment) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(index_failed(header.segment, &error)),
-        }
+        Ok(self.index_if_there(header)?.map(Source::Index))
     }
 
-    fn is_indexed(&self, segment: SegmentId) -> bool {
+    pub(super) fn is_indexed(&self, segment: SegmentId) -> bool {
         let state = self.state();
         state.log.segment_from(segment).is_some_and(|(header, indexed)| header.segment == segment && indexed)
     }
@@ -203,7 +195,7 @@ impl Shared {
         while first.wants(from) {
             let entries = self.step(source, row, from)?;
             let Some(last) = entries.last() else { break };
-            from = behind(last.location);
+            from = last.location.next();
             let state = self.state();
             let live = entries.into_iter().filter(|entry| state.log.is_live(row.key, entry.location));
             for entry in live.take_while(|entry| first.wants(entry.location)).collect::<Vec<_>>() {
@@ -236,12 +228,4 @@ impl Shared {
         let (now_it_is, attempts) = state.log.state_of(key, entry.location, origin, now);
         Ok(Some(Browsed { id: header.id, function: header.function, attempts, state: now_it_is, ..damaged }))
     }
-}
-
-pub(super) fn behind(location: Location) -> Location {
-    Location { ordinal: Ordinal(location.ordinal.0.saturating_add(1)), ..location }
-}
-
-fn index_failed(segment: SegmentId, error: &IndexError) -> ReadError {
-    io::Error::other(format!("index of segment {segment}: {error}")).into()
 }

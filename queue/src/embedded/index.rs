@@ -8,7 +8,7 @@ use std::{
 
 use super::files::{index_name, replace};
 use crate::{
-    Location, Ordinal, SegmentId,
+    Location, SegmentId,
     entry::{Entry, StreamKey},
     format::{
         FormatError,
@@ -138,8 +138,11 @@ impl IndexFile {
         };
         let entries = self.postings(row, skip, most)?;
         if let Some(last) = entries.last() {
-            let next = Location { ordinal: Ordinal(last.location.ordinal.0 + 1), ..last.location };
-            let cursor = Cursor { row, next, skip: skip + u32::try_from(entries.len()).unwrap_or(0) };
+            let cursor = Cursor {
+                row,
+                next: last.location.next(),
+                skip: skip + u32::try_from(entries.len()).unwrap_or(0),
+            };
             let mut cursors = self.cursors();
             if cursors.len() >= CURSORS {
                 cursors.clear();

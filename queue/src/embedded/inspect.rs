@@ -12,11 +12,8 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 use types::{Clock, DataKey, KeyContext, KeyError, Keys, WrappedDataKey};
 
 use super::{
-    Config, EmbeddedQueue, Finding, OpenError,
-    browse::behind,
-    chain,
+    Config, EmbeddedQueue, Finding, OpenError, chain,
     open::{self, existing_names},
-    read::start_of,
 };
 use crate::{
     BootClock, Depth, EventId, EventState, FunctionNumber, FunctionStat, Location, PartitionNumber,
@@ -200,7 +197,7 @@ impl Snapshot {
                 events: events.into(),
                 live: live.into(),
             });
-            next = SegmentId(header.segment.0 + 1);
+            next = header.segment.next();
         }
         segments
     }
@@ -266,11 +263,11 @@ impl Snapshot {
         let Some(header) = header else { return Ok(false) };
         let Some(source) = shared.source(&header)? else { return Ok(false) };
         for row in shared.streams_in(&source, segment)? {
-            let mut from = start_of(segment);
+            let mut from = Location::start_of(segment);
             loop {
                 let entries = shared.step(&source, row, from)?;
                 let Some(last) = entries.last() else { break };
-                from = behind(last.location);
+                from = last.location.next();
                 let state = shared.state();
                 entries.into_iter().for_each(|entry| {
                     each(row.key, entry, state.log.is_live(row.key, entry.location));

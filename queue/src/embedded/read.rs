@@ -15,7 +15,7 @@ use super::{
     index::{IndexError, IndexFile},
 };
 use crate::{
-    EventId, FunctionNumber, Leased, Location, Ordinal, ReadError, SegmentId,
+    EventId, FunctionNumber, Leased, Location, ReadError, SegmentId,
     entry::Entry,
     format::{
         done::Reason,
@@ -58,35 +58,36 @@ impl Shared {
             };
             let Some((header, true)) = segment else {
                 // The rest is in memory, or there is none.
-                let next = segment.map_or(from, |(header, _)| start_of(header.segment));
+                let next = segment.map_or(from, |(header, _)| Location::start_of(header.segment));
                 self.state().log.loaded(load, &[], next.max(load.from));
                 return Ok(());
             };
-            from = from.max(start_of(header.segment));
-            let entries = match self.index(&header) {
-                Ok(index) => index.from(load.stream, from, LOAD),
-                Err(error) => Err(error),
-            };
-            let entries = match entries {
-                Ok(entries) => entries,
-                // It was deleted just now: all its events are done.
-                Err(IndexError::Io(error))
-                    if error.kind() == io::ErrorKind::NotFound && self.is_gone(header.segment) =>
-                {
-                    Vec::new()
+            from = from.max(Location::start_of(header.segment));
+            let entries = match self.index_if_there(&header)? {
+                Some(index) => {
+                    let entries = index.from(load.stream, from, LOAD);
+                    entries.map_err(|error| index_failed(header.segment, &error))?
                 }
-                Err(error) => {
-                    return Err(
-                        io::Error::other(format!("index of segment {}: {error}", header.segment)).into()
-                    );
-                }
+                None => Vec::new(),
             };
             if let Some(last) = entries.last() {
-                let ordinal = Ordinal(last.location.ordinal.0 + 1);
-                self.state().log.loaded(load, &entries, Location { ordinal, ..last.location });
+                self.state().log.loaded(load, &entries, last.location.next());
                 return Ok(());
             }
-            from = start_of(SegmentId(header.segment.0 + 1));
+            from = Location::start_of(header.segment.next());
+        }
+    }
+
+    /// `None`: the segment was deleted just now, because all of its events are done.
+    pub(super) fn index_if_there(&self, header: &SegmentHeader) -> Result<Option<Arc<IndexFile>>, ReadError> {
+        match self.index(header) {
+            Ok(index) => Ok(Some(index)),
+            Err(IndexError::Io(error))
+                if error.kind() == io::ErrorKind::NotFound && self.is_gone(header.segment) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(index_failed(header.segment, &error)),
         }
     }
 
@@ -306,8 +307,8 @@ impl Shared {
     }
 }
 
-pub(super) fn start_of(segment: SegmentId) -> Location {
-    Location { segment, ordinal: Ordinal(0) }
+pub(super) fn index_failed(segment: SegmentId, error: &IndexError) -> ReadError {
+    io::Error::other(format!("index of segment {segment}: {error}")).into()
 }
 
 /// The first grants whose records lie one behind the other, close together.

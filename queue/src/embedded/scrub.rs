@@ -73,7 +73,7 @@ impl Shared {
                 })
             };
             let Some((header, file)) = found else { return Ok(scrubbed) };
-            next = SegmentId(header.segment.0 + 1);
+            next = header.segment.next();
             let Some(file) = file else { continue };
             let of_segment = self.scrub_segment(&header, &*file, &mut pace).await;
             // It may have been deleted meanwhile, and its file hold something else.
@@ -100,11 +100,7 @@ impl Shared {
         if files::read_headers(file)?.iter().any(|copy| copy.as_ref() != Ok(header)) {
             scrubbed.findings.push(Finding::HeaderDamaged { segment });
         }
-        let source = {
-            let state = self.state();
-            let indexed = state.log.segment_from(segment).is_some_and(|(_, indexed)| indexed);
-            if indexed { None } else { state.log.index_source(segment) }
-        };
+        let source = if self.is_indexed(segment) { None } else { self.state().log.index_source(segment) };
         let controls = match source {
             Some(source) => self.scrub_source(source, pace, &mut scrubbed).await?,
             None => match self.scrub_indexed(header, pace, &mut scrubbed).await {

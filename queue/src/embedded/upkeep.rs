@@ -166,7 +166,7 @@ impl Shared {
             let Some(newest) = prepared.or_else(|| state.log.newest_segment()).cloned() else {
                 return Ok(false);
             };
-            state.oldest = SegmentId(id.0 + 1);
+            state.oldest = id.next();
             files::write_identity(&*self.storage, &newest, state.oldest)?;
         }
         // The segment's name goes first and for sure: its file is about to hold something else.
@@ -266,7 +266,7 @@ impl Shared {
             if indexed {
                 found.push(header.segment);
             }
-            next = SegmentId(header.segment.0 + 1);
+            next = header.segment.next();
         }
         found
     }

@@ -5,7 +5,7 @@ use super::{
     effect::Effect,
     lease::State,
     names::{Kept, Written},
-    stream::{FIRST, Stream},
+    stream::Stream,
 };
 use crate::{
     FunctionNumber, Location, SegmentId,
@@ -56,8 +56,11 @@ impl Log {
             }
             Effect::Checkpoint { token, checkpoint } => {
                 let stream = StreamKey { partition: checkpoint.partition, function: FunctionNumber(0) };
-                let tokens =
-                    self.leases.of_stream(stream, FIRST).into_iter().take_while(|other| *other <= token);
+                let tokens = self
+                    .leases
+                    .of_stream(stream, Location::FIRST)
+                    .into_iter()
+                    .take_while(|other| *other <= token);
                 self.unfinish(&tokens.collect::<Vec<_>>(), now);
             }
             Effect::Moved { stream, moved, .. } => self.not_moved(stream, moved),
@@ -104,7 +107,9 @@ impl Log {
 
     fn apply_checkpoint(&mut self, segment: SegmentId, token: Location, checkpoint: Checkpoint) {
         let stream = StreamKey { partition: checkpoint.partition, function: FunctionNumber(0) };
-        for done in self.leases.of_stream(stream, FIRST).into_iter().take_while(|done| *done <= token) {
+        for done in
+            self.leases.of_stream(stream, Location::FIRST).into_iter().take_while(|done| *done <= token)
+        {
             self.done(done);
         }
         if let Some(state) = self.names.partition_mut(checkpoint.partition) {
@@ -120,7 +125,7 @@ impl Log {
         };
         let keys: Vec<StreamKey> = self.streams.keys().copied().filter(of).collect();
         for key in keys {
-            for token in self.leases.of_stream(key, FIRST) {
+            for token in self.leases.of_stream(key, Location::FIRST) {
                 self.leases.remove(token);
                 self.notes.remove(&token);
             }

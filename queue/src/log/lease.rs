@@ -105,8 +105,7 @@ impl Leases {
     }
 
     pub(super) fn accepted_of_stream(&self, stream: StreamKey) -> Option<u64> {
-        let tokens =
-            self.by_stream.range((stream, super::stream::FIRST)..).take_while(|(key, _)| *key == stream);
+        let tokens = self.by_stream.range((stream, Location::FIRST)..).take_while(|(key, _)| *key == stream);
         tokens.filter_map(|(_, token)| Some(self.get(*token)?.entry.accepted_ms)).min()
     }
 

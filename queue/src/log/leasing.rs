@@ -228,11 +228,8 @@ impl Log {
         }
         let checkpoint = Checkpoint { partition: stream.partition, through, position: position.to_vec() };
         let number = self.write_checkpoint(checkpoint, Some(through))?;
-        for token in self
-            .leases
-            .of_stream(stream, super::stream::FIRST)
-            .into_iter()
-            .take_while(|token| *token <= through)
+        for token in
+            self.leases.of_stream(stream, Location::FIRST).into_iter().take_while(|token| *token <= through)
         {
             if let Some(State::Leased(epoch)) = self.leases.get(token).map(|outstanding| outstanding.state) {
                 self.leases.set_state(token, State::Finishing(epoch));
@@ -260,7 +257,7 @@ impl Log {
 
     /// The stream with the oldest event that may be leased.
     fn next_ready(&self, request: LeaseRequest<'_>) -> Option<StreamKey> {
-        let first = (request.partition, super::stream::FIRST, FunctionNumber(0));
+        let first = (request.partition, Location::FIRST, FunctionNumber(0));
         let ready = self.ready.range(first..).take_while(|(partition, ..)| *partition == request.partition);
         let mut wanted = ready.filter(|(_, _, function)| !request.exclude.contains(function));
         wanted.next().map(|(partition, _, function)| StreamKey { partition: *partition, function: *function })
@@ -284,13 +281,12 @@ impl Log {
     /// Fills a window from a segment that has no index on the disk yet; `false` if that is not where the events are.
     pub(crate) fn load_from_memory(&mut self, load: LoadRequest) -> bool {
         let Some(segment) = self.segments.first_in_memory(load.from.segment) else { return false };
-        let from = load.from.max(super::stream::start_of(segment.header.segment));
-        let postings = segment.postings.get(&load.stream).map_or(&[][..], Vec::as_slice);
-        let start = postings.partition_point(|entry| entry.location < from);
-        let entries: Vec<Entry> = postings.iter().skip(start).take(super::stream::WINDOW).copied().collect();
+        let from = load.from.max(Location::start_of(segment.header.segment));
+        let segment = segment.header.segment;
+        let entries = self.entries_in_memory(load.stream, from, super::stream::WINDOW);
         let next = match entries.last() {
-            Some(last) => super::stream::after(last.location),
-            None => super::stream::start_of(crate::SegmentId(segment.header.segment.0 + 1)),
+            Some(last) => last.location.next(),
+            None => Location::start_of(segment.next()),
         };
         // Behind the newest event there is nothing to go on to.
         if entries.is_empty() && self.segments.newest().is_some_and(|newest| newest.segment < next.segment) {

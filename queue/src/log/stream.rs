@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
-    Location, Ordinal, SegmentId,
+    Location,
     entry::{Entry, StreamKey},
     partition::Order,
 };
@@ -53,7 +53,7 @@ impl Stream {
             returned: BTreeMap::new(),
             window: VecDeque::new(),
             beyond: 0,
-            next: FIRST,
+            next: Location::FIRST,
             held: 0,
             live: 0,
             live_bytes: 0,
@@ -113,7 +113,7 @@ impl Stream {
     pub(super) fn place(&mut self, entry: Entry) {
         if self.beyond == 0 && self.window.len() < WINDOW {
             self.window.push_back(entry);
-            self.next = after(entry.location);
+            self.next = entry.location.next();
         } else {
             self.beyond += 1;
         }
@@ -201,17 +201,4 @@ impl Stream {
     pub(super) fn oldest_ms(&self) -> Option<u64> {
         self.returned.values().chain(self.window.front()).map(|entry| entry.accepted_ms).min()
     }
-}
-
-/// The place before all others.
-pub(super) const FIRST: Location = Location { segment: SegmentId(0), ordinal: Ordinal(0) };
-
-/// The place of a segment's first event.
-pub(super) fn start_of(segment: SegmentId) -> Location {
-    Location { segment, ..FIRST }
-}
-
-/// The place behind.
-pub(super) fn after(location: Location) -> Location {
-    Location { ordinal: Ordinal(location.ordinal.0.saturating_add(1)), ..location }
 }
