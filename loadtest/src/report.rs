@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, fs, io, path::Path};
 
+use anyhow::Context as _;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
@@ -157,6 +158,17 @@ impl Report {
         let partial = path.with_extension("json.partial");
         fs::write(&partial, text)?;
         fs::rename(partial, path)
+    }
+
+    /// Writes it, and shows people what is in it. A missed target is a figure like any other: measuring it has not failed.
+    pub fn publish(&self, path: &Path) -> anyhow::Result<()> {
+        self.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+        print!("{}", self.table());
+        for figure in self.missed() {
+            println!("missed: {}", figure.id);
+        }
+        println!("{}", path.display());
+        Ok(())
     }
 
     /// Figures with a target that is not met.

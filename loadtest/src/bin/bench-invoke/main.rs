@@ -61,7 +61,6 @@ pub(crate) struct Options {
     region: String,
 }
 
-/// A missed target is a figure like any other: measuring it has not failed.
 fn main() -> Result<()> {
     floor::enter_own_mounts()?;
     let options = Options::parse();
@@ -77,11 +76,5 @@ fn main() -> Result<()> {
         machine: Machine::describe(&std::env::temp_dir()),
         figures: figures::all(&options, &server)?,
     };
-    report.write(&options.out).with_context(|| format!("cannot write {}", options.out.display()))?;
-    print!("{}", report.table());
-    for figure in report.missed() {
-        println!("missed: {}", figure.id);
-    }
-    println!("{}", options.out.display());
-    Ok(())
+    report.publish(&options.out)
 }

@@ -47,7 +47,6 @@ struct Options {
     harness: PathBuf,
 }
 
-/// A missed target is a figure like any other: measuring it has not failed.
 fn main() -> Result<()> {
     let options = Options::parse();
     let (setting, boots) = measure(&options)?;
@@ -57,13 +56,7 @@ fn main() -> Result<()> {
         machine: Machine::describe(Path::new(".")),
         figures: figures::all(&setting, &boots)?,
     };
-    report.write(&options.out).with_context(|| format!("cannot write {}", options.out.display()))?;
-    print!("{}", report.table());
-    for figure in report.missed() {
-        println!("missed: {}", figure.id);
-    }
-    println!("{}", options.out.display());
-    Ok(())
+    report.publish(&options.out)
 }
 
 /// Runs the other half and takes what it says; what is for people is passed on.

@@ -27,7 +27,7 @@ mod rounds;
 
 use std::{io, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use loadtest::{
     machine::{Machine, commit},
@@ -90,7 +90,6 @@ enum Part {
     },
 }
 
-/// A missed target is a figure like any other: measuring it has not failed.
 fn main() -> Result<()> {
     let options = Options::parse();
     match &options.part {
@@ -119,11 +118,5 @@ fn main() -> Result<()> {
         machine: Machine::describe(data.path()),
         figures: figures::all(&measured),
     };
-    report.write(&options.out).with_context(|| format!("cannot write {}", options.out.display()))?;
-    print!("{}", report.table());
-    for figure in report.missed() {
-        println!("missed: {}", figure.id);
-    }
-    println!("{}", options.out.display());
-    Ok(())
+    report.publish(&options.out)
 }
