@@ -193,7 +193,7 @@ impl Server {
             let next = match read {
                 Read::End => Next::Exit,
                 Read::Nothing => return Ok(Next::GoOn),
-                Read::Some | Read::Last => self.frames()?,
+                Read::More | Read::Last => self.frames()?,
             };
             if next == Next::Exit || read == Read::Last {
                 return Ok(next);

@@ -40,7 +40,7 @@ pub(crate) struct Stream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Read {
     /// Whole frames, perhaps, and that there may be more.
-    Some,
+    More,
     /// The same, and that there is no more now.
     Last,
     /// No more now.
@@ -68,9 +68,9 @@ impl Stream {
             Ok((0, _)) => Ok(Read::End),
             Ok((bytes, _)) => {
                 self.seen = if self.looks { bytes } else { 0 };
-                Ok(if bytes < room { Read::Last } else { Read::Some })
+                Ok(if bytes < room { Read::Last } else { Read::More })
             }
-            Err(Errno::INTR) => Ok(Read::Some),
+            Err(Errno::INTR) => Ok(Read::More),
             Err(Errno::AGAIN) => Ok(Read::Nothing),
             Err(Errno::CONNRESET) => Ok(Read::End),
             Err(errno) => Err(errno),
@@ -91,6 +91,9 @@ impl Stream {
 
     /// Takes out of the socket what has only been looked at.
     pub(crate) fn take_out(&mut self) -> Result<(), Errno> {
+        if self.seen == 0 {
+            return Ok(());
+        }
         let mut scratch = [0; 4096];
         while self.seen > 0 {
             let bytes = self.seen.min(scratch.len());
