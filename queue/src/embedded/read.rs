@@ -344,3 +344,43 @@ fn leased(grant: &Grant, header: EventHeader, content: &[u8]) -> Option<Leased> 
         payload: payload.to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Noted;
+
+    /// Grants of records at these offsets of these segments, each so many bytes long.
+    fn grants(records: &[(u64, u64, u32)]) -> Vec<Grant> {
+        let grant = |&(segment, offset, length)| {
+            let token = Location::start_of(SegmentId(segment));
+            let entry = Entry { location: token, offset, length, accepted_ms: 0, moved: false };
+            Grant { token, entry, noted: Noted::default() }
+        };
+        records.iter().map(grant).collect()
+    }
+
+    #[test]
+    fn a_run_is_what_lies_close_together_in_one_segment() {
+        let (gap, most) = (GAP_BYTES, u32::try_from(RUN_BYTES).unwrap());
+        for (records, expected) in [
+            (&[][..], 0),
+            (&[(1, 4096, 100), (1, 4208, 100), (1, 4208 + 100 + gap, 100)], 3),
+            (&[(1, 4096, 100), (1, 4197 + gap, 100)], 1),
+            (&[(1, 4096, 100), (2, 4208, 100)], 1),
+            // One that came back lies before those that follow.
+            (&[(1, 8192, 100), (1, 4096, 100)], 1),
+            (&[(1, 4096, 2 * most), (1, 4096 + u64::from(2 * most), 100)], 1),
+            (
+                &[
+                    (1, 4096, most - 100),
+                    (1, 4096 + u64::from(most) - 100, 100),
+                    (1, 4096 + u64::from(most), 1),
+                ],
+                2,
+            ),
+        ] {
+            assert_eq!(run(&grants(records)).len(), expected, "{records:?}");
+        }
+    }
+}

@@ -16,7 +16,7 @@ use crate::{
     partition::Order,
 };
 
-const CAPACITY: u64 = 60 * 1024;
+const CAPACITY: u64 = 60 * 1024 - 16;
 
 fn commit(log: &mut Log) {
     log.begin_commit().unwrap();
@@ -118,4 +118,21 @@ fn a_purged_event_is_not_moved_before_it_is_marked() {
     assert_eq!(log.move_event(entry, header, &[]).unwrap(), None, "its events are not marked yet");
     log.swept(log.unswept().unwrap(), &[location]);
     assert!(log.is_done(location));
+}
+
+#[test]
+fn a_write_ends_with_its_page_and_never_behind_the_segments_records() {
+    let (mut log, function) = log();
+    let partition = log.add_partition("shared/0", Order::None);
+    let id = EventId([4; 16]);
+    let event = |payload| NewEvent { id, partition, function, accepted_ms: 0, attributes: &[], payload };
+    log.enqueue(event(&[5; 100])).unwrap();
+    let first = log.begin_commit().unwrap();
+    assert_eq!((first.offset, first.bytes.len()), (4096, 4096));
+    log.committed();
+    // The capacity is no multiple of a page here: the rest of the segment, and no more.
+    let rest = (0..).take_while(|_| log.enqueue(event(&[5; 1000])).is_ok()).count();
+    let last = log.begin_commit().unwrap();
+    assert!(rest > 50 && last.offset < 8192, "it goes on where the records before ended: {}", last.offset);
+    assert_eq!(last.offset + last.bytes.len() as u64, CAPACITY);
 }
