@@ -3,9 +3,9 @@
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -69,14 +69,20 @@ def names_of(data):
 # === stat ===
 
 
-def test_stat_of_a_million_events_takes_less_than_a_second(million):
+def processor_time():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_stat_of_a_million_events_takes_little_work(million):
     before = names_of(million)
     seconds = []
     for _ in range(5):
-        began = time.monotonic()
+        began = processor_time()
         report = answer(million, "stat")
-        seconds.append(time.monotonic() - began)
-    assert min(seconds) < 1, seconds
+        seconds.append(processor_time() - began)
+    # Time on a clock depends on who else is at work; this is about three times what it takes here, in a debug build.
+    assert min(seconds) < 0.5, seconds
     assert report["events"] == 1_000_090 and report["findings"] == []
     partitions = {partition["name"]: partition for partition in report["partitions"]}
     assert set(partitions) == {"shared/0", "shared/1", "lane/orders/0"}

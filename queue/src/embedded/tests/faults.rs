@@ -64,7 +64,7 @@ fn every(kind: Call, error: ErrorKind) {
 }
 
 macro_rules! faults {
-    ($($name:ident: $kind:ident, $error:expr;)*) => {
+    ($(fn $name:ident() { $kind:ident, $error:expr })*) => {
         $(#[test]
         fn $name() {
             every(Call::$kind, $error);
@@ -73,18 +73,18 @@ macro_rules! faults {
 }
 
 faults! {
-    a_create_or_preallocation_that_fails_loses_nothing: Create, EIO;
-    a_write_that_fails_loses_nothing: Write, EIO;
-    a_sync_that_fails_loses_nothing: Sync, EIO;
-    a_rename_that_fails_loses_nothing: Rename, EIO;
-    a_remove_that_fails_loses_nothing: Remove, EIO;
-    a_sync_of_the_directory_that_fails_loses_nothing: SyncDirectory, EIO;
-    an_open_that_fails_loses_nothing: Open, EIO;
-    a_read_that_fails_loses_nothing: Read, EIO;
-    a_create_or_preallocation_without_room_loses_nothing: Create, ErrorKind::StorageFull;
-    a_write_without_room_loses_nothing: Write, ErrorKind::StorageFull;
-    a_sync_without_room_loses_nothing: Sync, ErrorKind::StorageFull;
-    a_rename_without_room_loses_nothing: Rename, ErrorKind::StorageFull;
+    fn a_create_or_preallocation_that_fails_loses_nothing() { Create, EIO }
+    fn a_write_that_fails_loses_nothing() { Write, EIO }
+    fn a_sync_that_fails_loses_nothing() { Sync, EIO }
+    fn a_rename_that_fails_loses_nothing() { Rename, EIO }
+    fn a_remove_that_fails_loses_nothing() { Remove, EIO }
+    fn a_sync_of_the_directory_that_fails_loses_nothing() { SyncDirectory, EIO }
+    fn an_open_that_fails_loses_nothing() { Open, EIO }
+    fn a_read_that_fails_loses_nothing() { Read, EIO }
+    fn a_create_or_preallocation_without_room_loses_nothing() { Create, ErrorKind::StorageFull }
+    fn a_write_without_room_loses_nothing() { Write, ErrorKind::StorageFull }
+    fn a_sync_without_room_loses_nothing() { Sync, ErrorKind::StorageFull }
+    fn a_rename_without_room_loses_nothing() { Rename, ErrorKind::StorageFull }
 }
 
 const LEASE: Duration = Duration::from_secs(60);
