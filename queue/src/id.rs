@@ -51,6 +51,9 @@ impl Location {
     /// Before all others.
     pub(crate) const FIRST: Self = Self { segment: SegmentId(0), ordinal: Ordinal(0) };
 
+    /// Behind all others.
+    pub(crate) const LAST: Self = Self { segment: SegmentId(u64::MAX), ordinal: Ordinal(u32::MAX) };
+
     /// Of a segment's first event.
     #[must_use]
     pub(crate) fn start_of(segment: SegmentId) -> Self {

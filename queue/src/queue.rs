@@ -39,6 +39,9 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// The order of a partition that is there already stays as it is.
     fn partition(&self, name: &str, order: Order) -> Result<PartitionNumber, Refused>;
 
+    /// Every partition that has a name: those made since the queue was opened, and those that something durable is in or speaks of.
+    fn partitions(&self) -> Vec<(PartitionNumber, String)>;
+
     /// The number of a function, which gets a data key of its own if it has none. An ARN has up to 1024 bytes.
     ///
     /// The number is the same after a restart once anything of the function is durable.

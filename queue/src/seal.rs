@@ -10,12 +10,11 @@
 //! it has another segment, hence another salt. So no key sees a nonce twice. The AAD ties an event to its place: a record
 //! copied to another offset, segment or log does not open, nor does one whose partition, function, id or time was changed.
 
-use std::collections::HashMap;
-
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     hkdf,
 };
+use rustc_hash::FxHashMap;
 use types::DataKey;
 
 use crate::{
@@ -114,7 +113,7 @@ fn aad<'a>(
 
 /// Keys of one segment, made when they are first needed.
 #[derive(Debug, Default)]
-pub(crate) struct SegmentKeys(HashMap<FunctionNumber, SegmentKey>);
+pub(crate) struct SegmentKeys(FxHashMap<FunctionNumber, SegmentKey>);
 
 impl SegmentKeys {
     pub(crate) fn of(&mut self, function: FunctionNumber, key: &DataKey, salt: Salt) -> &SegmentKey {

@@ -3,9 +3,12 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::{Checked, MANY, Stage, Subject, checks, id, named, payload, request, same, sorted};
-use crate::{Browse, EventState, FunctionNumber, PartitionNumber, Queue, ReadError, Request};
+use crate::{
+    Browse, EventState, FunctionNumber, PartitionNumber, Queue, ReadError, Request, partition::Order,
+};
 
 checks! {
+    every_partition_is_known_by_its_name,
     depth_and_stat_count_what_is_not_done,
     the_oldest_is_known_whether_it_waits_or_is_leased,
     browsing_shows_what_is_not_done_and_keeps_nobody_from_it,
@@ -13,6 +16,24 @@ checks! {
     a_drain_leases_nothing_more_and_waits_for_what_is_leased,
     a_drain_ends_in_time,
     a_scrub_of_a_sound_queue_finds_nothing,
+}
+
+async fn every_partition_is_known_by_its_name<S: Subject>(stage: &mut Stage<S>) -> Checked {
+    let (shared, lane) = (stage.shared(), stage.lane());
+    stage.put(shared, [1]).await?;
+    stage.put(lane, [2]).await?;
+    for crashed in [false, true] {
+        if crashed {
+            stage.crash();
+        }
+        for (number, name) in stage.queue().partitions() {
+            let order = if number == lane { Order::Strict } else { Order::None };
+            same("the name is the number's", stage.queue().partition(&name, order).ok(), Some(number))?;
+        }
+        let numbers: HashSet<_> = stage.queue().partitions().into_iter().map(|(number, _)| number).collect();
+        same("both are there", numbers.is_superset(&HashSet::from([stage.shared(), stage.lane()])), true)?;
+    }
+    Ok(())
 }
 
 async fn depth_and_stat_count_what_is_not_done<S: Subject>(stage: &mut Stage<S>) -> Checked {

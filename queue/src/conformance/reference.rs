@@ -271,6 +271,11 @@ impl Queue for ReferenceQueue {
         Ok(PartitionNumber(number))
     }
 
+    fn partitions(&self) -> Vec<(PartitionNumber, String)> {
+        let state = self.state();
+        (1..).map(PartitionNumber).zip(state.partitions.iter().map(|(name, _)| name.clone())).collect()
+    }
+
     fn function(&self, arn: &str) -> Result<FunctionNumber, WriteError> {
         Ok(FunctionNumber(number(&mut self.state().names, arn)?))
     }

@@ -50,6 +50,10 @@ struct Cursor {
     skip: u32,
 }
 
+/// Records that an index copies and that lie no further apart than this are read together, up to so many.
+const GAP_BYTES: u64 = 4096;
+const READ_TOGETHER: usize = 64;
+
 /// Cursors that are kept; each costs some 60 bytes.
 const CURSORS: usize = 256;
 
@@ -220,32 +224,52 @@ impl IndexFile {
 }
 
 /// Makes the index of a segment that is no longer written.
-pub(super) fn make(storage: &dyn Storage, segment: &dyn StorageFile, source: &IndexSource) -> io::Result<()> {
-    let seed = Seed::of(source.header.salt);
-    let mut controls = Vec::new();
-    let mut record = Vec::new();
-    let moved = source.postings.values().flatten().filter(|entry| entry.moved);
+pub(super) fn make(
+    storage: &dyn Storage,
+    segment: &dyn StorageFile,
+    source: &mut IndexSource,
+) -> io::Result<()> {
+    let moved = source.postings.entries().filter(|entry| entry.moved);
     let headers = moved.map(|entry| (entry.offset, entry.length));
     let mut places: Vec<(u64, u32)> = source.controls.iter().copied().chain(headers).collect();
     places.sort_unstable();
-    for (offset, length) in places {
-        record.resize(length as usize, 0);
-        let read = segment.read_at(offset, &mut record)?;
+    let mut controls = Vec::new();
+    let mut bytes = Vec::new();
+    let near = |one: &(u64, u32), next: &(u64, u32)| next.0 <= one.0 + u64::from(one.1) + GAP_BYTES;
+    for places in places.chunk_by(near).flat_map(|near| near.chunks(READ_TOGETHER)) {
+        copy_controls(segment, Seed::of(source.header.salt), places, &mut bytes, &mut controls)?;
+    }
+    let content = index::encode(&source.header, source.events, &mut source.postings, &controls);
+    replace(storage, &index_name(source.header.segment), &content)
+}
+
+/// Copies records that lie close together, with one read into `bytes`.
+fn copy_controls(
+    segment: &dyn StorageFile,
+    seed: Seed,
+    places: &[(u64, u32)],
+    bytes: &mut Vec<u8>,
+    controls: &mut Vec<u8>,
+) -> io::Result<()> {
+    let (Some(&(start, _)), Some(&(last, length))) = (places.first(), places.last()) else { return Ok(()) };
+    bytes.resize(usize::try_from(last + u64::from(length) - start).unwrap_or_default(), 0);
+    let read = segment.read_at(start, bytes)?;
+    bytes.truncate(read);
+    for &(offset, length) in places {
+        let from = usize::try_from(offset - start).unwrap_or(usize::MAX);
+        let record = bytes.get(from..).unwrap_or_default();
+        let record = record.get(..length as usize).unwrap_or(record);
         // One that is not sound any more is as lost to the index as to a scan.
-        let Parsed::Sound(sound) = record::parse(record.get(..read).unwrap_or_default(), seed, offset) else {
-            continue;
-        };
+        let Parsed::Sound(sound) = record::parse(record, seed, offset) else { continue };
         let body = match sound.kind {
             kind if kind == record::Kind::Event as u8 => {
                 sound.body.get(..crate::format::event::MOVED_HEADER_BYTES).unwrap_or_default()
             }
             _ => sound.body,
         };
-        index::put_control(&mut controls, Control { offset, length, kind: sound.kind, body });
+        index::put_control(controls, Control { offset, length, kind: sound.kind, body });
     }
-    let streams = source.postings.iter().map(|(key, entries)| (*key, entries.as_slice()));
-    let content = index::encode(&source.header, source.events, streams, &controls);
-    replace(storage, &index_name(source.header.segment), &content)
+    Ok(())
 }
 
 pub(super) fn remove(storage: &dyn Storage, segment: SegmentId) -> io::Result<()> {

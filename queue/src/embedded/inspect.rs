@@ -12,20 +12,29 @@ use std::{collections::BTreeMap, io, path::Path, sync::Arc, time::Duration};
 use types::{Clock, DataKey, KeyContext, KeyError, Keys, WrappedDataKey};
 
 use super::{
-    Config, EmbeddedQueue, Finding, OpenError, chain,
+    Config, EmbeddedQueue, Finding, OpenError,
+    chain::{self, Verdict},
+    files::FileName,
     open::{self, existing_names},
+    scan::scan,
 };
 use crate::{
     BootClock, Depth, EventId, EventState, FunctionNumber, FunctionStat, Location, PartitionNumber,
     Queue as _, ReadError, SegmentId,
     clock::Clocks,
     entry::{Entry, StreamKey},
-    format::event::EventHeader,
+    format::{
+        event::EventHeader,
+        record::{self, Parsed, Seed},
+        segment::HEADER_BYTES,
+    },
     log::Limits,
     partition::Order,
     storage::read_only::ReadOnlyDirectory,
 };
 
+/// Of a segment, to see whether there is anything in it.
+const BEGINNING_BYTES: usize = 64 * 1024;
 /// Readings that another process may disturb before it is given up.
 const ATTEMPTS: u32 = 10;
 
@@ -115,6 +124,24 @@ impl Keys for NoKeys {
     }
 }
 
+/// Leaves out the newest segment while it is empty. The one before it is being written then, and what is read of that is the end:
+/// should the writer go on in the newest meanwhile, what it writes there speaks of events that were not read.
+fn leave_out_prepared(chain: &mut chain::Chain) -> io::Result<()> {
+    let [.., _, (_, Verdict::Believed(header, file))] = &chain.segments[..] else { return Ok(()) };
+    let mut beginning = vec![0; BEGINNING_BYTES];
+    file.read_at(HEADER_BYTES as u64, &mut beginning)?;
+    let first = record::parse(&beginning, Seed::of(header.salt), HEADER_BYTES as u64);
+    let mut empty = !matches!(first, Parsed::Sound(_));
+    if empty {
+        // Unless the first record is a long one, or damaged.
+        scan(&**file, header, |_, _| empty = false)?;
+    }
+    if empty {
+        chain.segments.pop();
+    }
+    Ok(())
+}
+
 impl Snapshot {
     /// Reads a log, whether or not somebody has it open.
     pub fn read(directory: &Path, wall: Arc<dyn Clock>, boot: Arc<dyn BootClock>) -> Result<Self, OpenError> {
@@ -135,10 +162,17 @@ impl Snapshot {
     fn read_once(directory: &Path, clocks: &Clocks) -> Result<Self, OpenError> {
         let storage = Box::new(ReadOnlyDirectory::new(directory));
         let names = existing_names(&*storage)?;
-        let chain = chain::read(&*storage, &names)?;
+        let mut chain = chain::read(&*storage, &names)?;
+        leave_out_prepared(&mut chain)?;
         // Nothing is leased.
         let limits = Limits { outstanding: 0, ..Limits::default() };
         let (opened, _) = open::read(&*storage, chain, limits, clocks.now())?;
+        // A segment that was deleted before it was read may have been another one by then, in the same file.
+        let after = existing_names(&*storage)?;
+        let scanned = opened.files.keys().filter(|id| !opened.indexes.contains_key(id));
+        if scanned.copied().any(|id| !after.contains(&FileName::Segment(id))) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "segments are deleted meanwhile").into());
+        }
         let config = Config::new(directory.to_owned());
         let keys = Arc::new(NoKeys);
         let disk_bytes = storage.disk_bytes()?;
@@ -148,7 +182,9 @@ impl Snapshot {
 
     /// Segments came or went while the directory was read.
     fn is_torn_apart(&self) -> bool {
-        self.findings.iter().any(|finding| matches!(finding, Finding::Missing { .. }))
+        self.findings
+            .iter()
+            .any(|finding| matches!(finding, Finding::Missing { .. } | Finding::Foreign { .. }))
     }
 
     /// What was not as it should be. Beside a process that has the log open, what that is writing just now looks [torn](Finding::Torn).

@@ -271,6 +271,8 @@ fn scan_segment(
     }
     findings.extend(found.damaged.into_iter().map(|bytes| Finding::Damaged { segment: id, bytes }));
     findings.extend(found.torn.into_iter().map(|bytes| Finding::Torn { segment: id, bytes }));
+    // They are, if it was this program that wrote them.
+    events.sort_by_key(|(_, entry)| entry.location);
     replay.count_events(id, events.iter().map(|(_, entry)| entry.location.ordinal.0 + 1).max().unwrap_or(0));
     Ok(events)
 }
@@ -283,17 +285,21 @@ fn read_postings(
 ) -> Result<(), OpenError> {
     let id = segment.header.segment;
     let Some(index) = &segment.index else {
-        let mut postings = Postings::new();
+        let mut postings = Postings::default();
         for (header, entry) in std::mem::take(&mut segment.scanned) {
-            postings.entry(replay.stream_key(header.partition, header.function)).or_default().push(entry);
+            postings.push(replay.stream_key(header.partition, header.function), entry);
         }
-        postings.iter().for_each(|(key, entries)| replay.postings(id, *key, entries));
+        for key in postings.streams() {
+            let entries: Vec<Entry> = postings.of(key).copied().collect();
+            replay.postings(key, &entries);
+        }
+        replay.keep_postings(id, postings);
         replay.end_of_postings(id);
         return Ok(());
     };
     let rows = index.rows().and_then(|rows| {
         for row in rows {
-            replay.postings(id, row.key, &index.postings(row, 0, row.count)?);
+            replay.postings(row.key, &index.postings(row, 0, row.count)?);
         }
         Ok(())
     });

@@ -28,6 +28,11 @@ impl Queue for EmbeddedQueue {
         Ok(self.shared.state().log.add_partition(name, order))
     }
 
+    fn partitions(&self) -> Vec<(PartitionNumber, String)> {
+        let names = self.shared.state().log.partition_names();
+        names.into_iter().map(|(number, name, _)| (number, name)).collect()
+    }
+
     fn function(&self, arn: &str) -> Result<FunctionNumber, WriteError> {
         if arn.len() > MAX_NAME_BYTES {
             return Err(Refused::NameTooLong(arn.len()).into());

@@ -28,16 +28,15 @@ use crate::{
     storage::StorageFile,
 };
 
-/// Postings that are read for a stream at once.
-const LOAD: u32 = 64;
 /// Keys of segments that are kept; each costs some 500 bytes.
 const READ_KEYS: usize = 4096;
 
 /// Keys of segments, opened for reading.
 pub(super) type ReadKeys = HashMap<(SegmentId, FunctionNumber), Arc<SegmentKey>>;
 
-/// Records that are read at once: most bytes, and the most between two of them that are read in vain.
-const RUN_BYTES: u64 = 1024 * 1024;
+/// Records that are read at once: most bytes (so that they are opened and copied while they are in the processor's cache), and the
+/// most between two of them that are read in vain.
+const RUN_BYTES: u64 = 256 * 1024;
 const GAP_BYTES: u64 = 16 * 1024;
 
 /// Why an event cannot be had.
@@ -65,7 +64,8 @@ impl Shared {
             from = from.max(Location::start_of(header.segment));
             let entries = match self.index_if_there(&header)? {
                 Some(index) => {
-                    let entries = index.from(load.stream, from, LOAD);
+                    let most = u32::try_from(load.events).unwrap_or(u32::MAX);
+                    let entries = index.from(load.stream, from, most);
                     entries.map_err(|error| index_failed(header.segment, &error))?
                 }
                 None => Vec::new(),
@@ -108,10 +108,10 @@ impl Shared {
     /// the caller to give the events back.
     pub(super) async fn read(&self, epoch: LeaseEpoch, grants: &[Grant]) -> Result<Vec<Leased>, ReadError> {
         let mut events = Vec::with_capacity(grants.len());
-        let mut rest = grants;
+        let (mut rest, mut bytes) = (grants, Vec::new());
         while !rest.is_empty() {
             let run = run(rest);
-            let opened = self.open_run(run, &mut events);
+            let opened = self.open_run(run, &mut bytes, &mut events);
             rest = rest.get(opened..).unwrap_or_default();
             if opened < run.len()
                 && let Some((grant, others)) = rest.split_first()
@@ -123,21 +123,22 @@ impl Shared {
         Ok(events)
     }
 
-    /// Opens the first events of a run, with one read for all, until one is not as it should be. How many it opened.
-    fn open_run(&self, run: &[Grant], events: &mut Vec<Leased>) -> usize {
+    /// Opens the first events of a run, with one read for all into `bytes`, until one is not as it should be. How many it opened.
+    /// A seal that opens needs no checksum beside it; of one that does not the checksum is asked, by who finds out why.
+    fn open_run(&self, run: &[Grant], bytes: &mut Vec<u8>, events: &mut Vec<Leased>) -> usize {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return 0 };
         let start = first.entry.offset;
         let Some((header, file)) = self.segment_file(first.entry.location.segment) else { return 0 };
         let length = last.entry.offset + u64::from(last.entry.length) - start;
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-        let Ok(read) = file.read_at(start, &mut bytes) else { return 0 };
+        bytes.resize(usize::try_from(length).unwrap_or_default(), 0);
+        let Ok(read) = file.read_at(start, bytes) else { return 0 };
         bytes.truncate(read);
         let mut key = None;
         for (opened, grant) in run.iter().enumerate() {
             let from = usize::try_from(grant.entry.offset - start).unwrap_or(usize::MAX);
             let record = bytes.get_mut(from..).and_then(|rest| rest.get_mut(..grant.entry.length as usize));
             let Some(record) = record else { return opened };
-            let event = self.open_record(&header, grant.entry, record, &mut key);
+            let event = self.open_sealed(&header, grant.entry, record, &mut key);
             let Some(event) = event.ok().and_then(|(header, content)| leased(grant, header, content)) else {
                 return opened;
             };
@@ -206,12 +207,15 @@ impl Shared {
     pub(super) fn open_event(&self, entry: Entry) -> Result<(EventHeader, Vec<u8>), Lost> {
         let read = self.record_bytes(entry).map_err(|error| Lost::Error(error.into()))?;
         let (segment, mut bytes) = read.ok_or(Lost::Reason(Reason::Corrupt))?;
-        let (header, content) = self.open_record(&segment, entry, &mut bytes, &mut None)?;
+        if !matches!(record::parse(&bytes, Seed::of(segment.salt), entry.offset), Parsed::Sound(_)) {
+            return Err(Lost::Reason(Reason::Corrupt));
+        }
+        let (header, content) = self.open_sealed(&segment, entry, &mut bytes, &mut None)?;
         Ok((header, content.to_vec()))
     }
 
-    /// Opens the record of an event in place. `key` is that of the last one opened in this segment.
-    fn open_record<'a>(
+    /// Opens the record of an event in place, whose checksum is not looked at. `key` is that of the last one opened in this segment.
+    fn open_sealed<'a>(
         &self,
         segment: &SegmentHeader,
         entry: Entry,
@@ -219,7 +223,7 @@ impl Shared {
         key: &mut Option<(FunctionNumber, Arc<SegmentKey>)>,
     ) -> Result<(EventHeader, &'a [u8]), Lost> {
         const CORRUPT: Lost = Lost::Reason(Reason::Corrupt);
-        let Parsed::Sound(record) = record::parse(bytes, Seed::of(segment.salt), entry.offset) else {
+        let Parsed::Sound(record) = record::parse_unchecked(bytes, entry.offset) else {
             return Err(CORRUPT);
         };
         if record.kind != Kind::Event as u8 {

@@ -134,7 +134,7 @@ impl Shared {
         pace: &mut Pace,
         scrubbed: &mut Scrubbed,
     ) -> Result<Vec<(u64, u32)>, ReadError> {
-        for entry in source.postings.values().flatten() {
+        for entry in source.postings.entries() {
             self.scrub_event(*entry, pace, scrubbed).await?;
         }
         Ok(source.controls)

@@ -135,8 +135,8 @@ impl Shared {
             let Some(id) = state.log.unindexed() else { return Ok(false) };
             (state.log.index_source(id), state.files.get(&id).cloned())
         };
-        let (Some(source), Some(file)) = (source, file) else { return Ok(false) };
-        index::make(&*self.storage, &*file, &source)?;
+        let (Some(mut source), Some(file)) = (source, file) else { return Ok(false) };
+        index::make(&*self.storage, &*file, &mut source)?;
         self.state().log.indexed(source.header.segment);
         Ok(true)
     }
@@ -145,7 +145,7 @@ impl Shared {
     fn sweep(&self) -> Result<bool, UpkeepError> {
         let Some(sweep) = self.state().log.unswept() else { return Ok(false) };
         let (key, before) = sweep;
-        let mut events: Vec<Location> = self.state().log.postings_in_memory(key).collect();
+        let mut events: Vec<Location> = self.state().log.postings_in_memory(key);
         for segment in self.indexed_segments(before.segment) {
             self.each_posting(segment, Some(key), |entry| events.push(entry.location))?;
         }

@@ -25,6 +25,7 @@ use super::{
 use crate::{
     FunctionNumber, Location, Ordinal, PartitionNumber, SegmentId,
     entry::{Entry, StreamKey},
+    log::Postings,
 };
 
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -66,18 +67,21 @@ pub(crate) struct Control<'a> {
 }
 
 /// A whole index, as it is written.
-pub(crate) fn encode<'a>(
+pub(crate) fn encode(
     segment: &SegmentHeader,
     events: u32,
-    streams: impl Iterator<Item = (StreamKey, &'a [Entry])>,
+    by_stream: &mut Postings,
     controls: &[u8],
 ) -> Vec<u8> {
     let (mut rows, mut postings) = (Vec::new(), Vec::new());
     let mut count = 0_u32;
-    for (key, entries) in streams {
-        put_u32s(&mut rows, [key.partition.0, key.function.0, count, small(entries.len())]);
-        count += small(entries.len());
-        entries.iter().for_each(|entry| put_posting(&mut postings, entry));
+    for key in by_stream.streams() {
+        let first = count;
+        for entry in by_stream.of(key) {
+            put_posting(&mut postings, entry);
+            count += 1;
+        }
+        put_u32s(&mut rows, [key.partition.0, key.function.0, first, count - first]);
     }
     let header = IndexHeader {
         log: segment.log,

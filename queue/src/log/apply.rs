@@ -19,7 +19,8 @@ impl Log {
         match effect {
             Effect::Event { stream, entry } => {
                 self.add_posting(segment, stream, entry);
-                self.with_stream(stream, |stream| stream.push(entry));
+                let Self { streams, names, .. } = self;
+                streams.push(stream, || names.order_of(stream.partition), entry);
             }
             Effect::Moved { stream, entry, moved } => {
                 self.add_posting(segment, stream, entry);
@@ -89,7 +90,7 @@ impl Log {
     fn add_posting(&mut self, segment: SegmentId, stream: StreamKey, entry: Entry) {
         if let Some(segment) = self.segments.get_mut(segment) {
             segment.events += 1;
-            segment.add_posting(stream, entry);
+            segment.postings.push(stream, entry);
         }
     }
 
@@ -97,12 +98,10 @@ impl Log {
         let Some(outstanding) = self.leases.remove(token) else { return };
         self.notes.remove(&token);
         self.segments.mark(outstanding.entry.location);
-        self.with_stream(outstanding.stream, |stream| {
-            if matches!(outstanding.state, State::Held { .. }) {
-                stream.unhold();
-            }
-            stream.done(outstanding.entry.length);
-        });
+        if matches!(outstanding.state, State::Held { .. }) {
+            self.with_stream(outstanding.stream, Stream::unhold);
+        }
+        self.streams.done(outstanding.stream, outstanding.entry.length);
     }
 
     fn apply_checkpoint(&mut self, segment: SegmentId, token: Location, checkpoint: Checkpoint) {
@@ -113,7 +112,7 @@ impl Log {
             self.done(done);
         }
         if let Some(state) = self.names.partition_mut(checkpoint.partition) {
-            state.checkpoint = Some(Kept { value: checkpoint, logged: Some(segment) });
+            state.checkpoint = Some(Box::new(Kept { value: checkpoint, logged: Some(segment) }));
         }
     }
 
@@ -123,7 +122,7 @@ impl Log {
             Purge::Function(number) => key.function == number,
             Purge::Partition(number) => key.partition == number,
         };
-        let keys: Vec<StreamKey> = self.streams.keys().copied().filter(of).collect();
+        let keys: Vec<StreamKey> = self.streams.keys().filter(of).collect();
         for key in keys {
             for token in self.leases.of_stream(key, Location::FIRST) {
                 self.leases.remove(token);
@@ -148,8 +147,8 @@ impl Log {
     }
 
     /// Events of this stream in segments that have no index on the disk yet.
-    pub(crate) fn postings_in_memory(&self, stream: StreamKey) -> impl Iterator<Item = Location> {
-        let segments = self.segments.iter().filter_map(move |segment| segment.postings.get(&stream));
-        segments.flatten().map(|entry| entry.location)
+    pub(crate) fn postings_in_memory(&mut self, stream: StreamKey) -> Vec<Location> {
+        let entries = self.segments.iter_mut().flat_map(|segment| segment.postings.of(stream));
+        entries.map(|entry| entry.location).collect()
     }
 }

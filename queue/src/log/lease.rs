@@ -11,7 +11,9 @@
 //! ```
 //! An event is called by its token, the place it had when it was first leased; it keeps it even if its record moves.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 use crate::{
     Location,
@@ -47,19 +49,22 @@ pub(super) struct Outstanding {
 #[derive(Debug)]
 struct Lease {
     deadline: Boot,
-    tokens: BTreeSet<Location>,
+    /// Of all events that it was given; some may have left it.
+    tokens: Vec<Location>,
+    /// How many have not.
+    events: usize,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    outstanding: HashMap<Location, Outstanding>,
+    outstanding: FxHashMap<Location, Outstanding>,
     /// By stream too: an ordered one gives back all that follows.
     by_stream: BTreeSet<(StreamKey, Location)>,
-    leases: HashMap<LeaseEpoch, Lease>,
+    leases: FxHashMap<LeaseEpoch, Lease>,
     deadlines: BTreeSet<(Boot, LeaseEpoch)>,
     held: BTreeSet<(Boot, Location)>,
     /// Tokens of those whose record is not where the token says.
-    elsewhere: HashMap<Location, Location>,
+    elsewhere: FxHashMap<Location, Location>,
     epoch: u64,
 }
 
@@ -67,7 +72,7 @@ impl Leases {
     pub(super) fn open(&mut self, deadline: Boot) -> LeaseEpoch {
         self.epoch += 1;
         let epoch = LeaseEpoch(self.epoch);
-        self.leases.insert(epoch, Lease { deadline, tokens: BTreeSet::new() });
+        self.leases.insert(epoch, Lease { deadline, tokens: Vec::new(), events: 0 });
         self.deadlines.insert((deadline, epoch));
         epoch
     }
@@ -81,7 +86,8 @@ impl Leases {
 
     pub(super) fn add(&mut self, epoch: LeaseEpoch, token: Location, stream: StreamKey, entry: Entry) {
         if let Some(lease) = self.leases.get_mut(&epoch) {
-            lease.tokens.insert(token);
+            lease.tokens.push(token);
+            lease.events += 1;
             self.by_stream.insert((stream, token));
             self.outstanding
                 .insert(token, Outstanding { stream, entry, moving_to: None, state: State::Leased(epoch) });
@@ -111,7 +117,7 @@ impl Leases {
 
     /// Events that are leased, or whose end is being written.
     pub(super) fn leased(&self) -> usize {
-        self.leases.values().map(|lease| lease.tokens.len()).sum()
+        self.leases.values().map(|lease| lease.events).sum()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -136,7 +142,12 @@ impl Leases {
 
     /// Whether this lease has this event now.
     pub(super) fn holds(&self, epoch: LeaseEpoch, token: Location) -> bool {
-        self.get(token).is_some_and(|outstanding| outstanding.state == State::Leased(epoch))
+        self.held_by(epoch, token).is_some()
+    }
+
+    /// The event, if this lease has it now.
+    pub(super) fn held_by(&self, epoch: LeaseEpoch, token: Location) -> Option<&Outstanding> {
+        self.get(token).filter(|outstanding| outstanding.state == State::Leased(epoch))
     }
 
     /// Tokens of a stream's outstanding events from `from` on, in order.
@@ -161,7 +172,7 @@ impl Leases {
             self.held.remove(&(until, token));
         }
         if let (State::Leased(epoch) | State::Finishing(epoch), State::Held { .. }) = (before, state) {
-            self.leave(epoch, token);
+            self.leave(epoch);
         }
         if let State::Held { until } = state {
             self.held.insert((until, token));
@@ -174,17 +185,17 @@ impl Leases {
         self.by_stream.remove(&(outstanding.stream, token));
         self.elsewhere.remove(&outstanding.entry.location);
         match outstanding.state {
-            State::Leased(epoch) | State::Finishing(epoch) => self.leave(epoch, token),
+            State::Leased(epoch) | State::Finishing(epoch) => self.leave(epoch),
             State::Held { until } => drop(self.held.remove(&(until, token))),
         }
         Some(outstanding)
     }
 
     /// Takes an event out of its lease; a lease without events ends.
-    fn leave(&mut self, epoch: LeaseEpoch, token: Location) {
+    fn leave(&mut self, epoch: LeaseEpoch) {
         let Some(lease) = self.leases.get_mut(&epoch) else { return };
-        lease.tokens.remove(&token);
-        if lease.tokens.is_empty() {
+        lease.events = lease.events.saturating_sub(1);
+        if lease.events == 0 {
             self.deadlines.remove(&(lease.deadline, epoch));
             self.leases.remove(&epoch);
         }

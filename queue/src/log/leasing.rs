@@ -1,12 +1,15 @@
 //! Calls of those who work on events: lease, ack, note, release, extend, checkpoint.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashSet},
+};
 
 use super::{
     Boot, LeaseEpoch, Log, Noted, Now, Refused, Stop, Token,
     effect::Effect,
     lease::State,
-    stream::{Head, Stream},
+    stream::{Head, Stream, WINDOW},
     tail::BatchNumber,
 };
 use crate::{
@@ -20,6 +23,9 @@ use crate::{
     },
     partition::Order,
 };
+
+/// Most postings that are loaded for one lease: what it is about to take.
+const MOST_LOADED: usize = 1024;
 
 /// Bytes of a note's body.
 const NOTE_BYTES: usize = 40;
@@ -50,6 +56,17 @@ pub(crate) struct Grant {
 pub(crate) struct LoadRequest {
     pub(crate) stream: StreamKey,
     pub(crate) from: Location,
+    /// Most postings that are of use.
+    pub(crate) events: usize,
+    /// Of records: what is beyond is not kept, but for a window of events.
+    pub(crate) bytes: u64,
+}
+
+impl LoadRequest {
+    /// A window of events.
+    pub(crate) fn least(stream: StreamKey, from: Location) -> Self {
+        Self { stream, from, events: WINDOW, bytes: 0 }
+    }
 }
 
 /// Who waits for events and may get some.
@@ -69,46 +86,46 @@ pub(crate) enum Granted {
     Load(LoadRequest),
 }
 
+/// What a lease has got so far.
+struct Batch {
+    epoch: LeaseEpoch,
+    grants: Vec<Grant>,
+    bytes: u64,
+}
+
 impl Log {
     /// Leases the oldest events of a partition that may be leased.
     pub(crate) fn lease(&mut self, request: LeaseRequest<'_>) -> Granted {
         let epoch = self.leases.open(request.deadline);
-        let mut grants: Vec<Grant> = Vec::new();
-        let mut bytes = 0;
-        while grants.len() < request.events && self.leases.len() < self.limits.outstanding {
-            let Some(key) = self.next_ready(request) else { break };
-            let Some(stream) = self.streams.get(&key) else { break };
-            let (head, short) = (stream.head(), stream.short_of(request.events - grants.len()));
-            if let Some(from) = short {
-                let load = LoadRequest { stream: key, from };
+        let mut batch = Batch { epoch, grants: Vec::new(), bytes: 0 };
+        while batch.grants.len() < request.events && self.leases.len() < self.limits.outstanding {
+            let Some((key, before)) = self.next_ready(request) else { break };
+            if let Some(load) = self.load_for(request, &batch, key, before) {
                 if self.load_from_memory(load) {
                     continue;
                 }
                 // Once events are leased whoever waits for them need not wait for a disk too.
-                if grants.is_empty() {
+                if batch.grants.is_empty() {
                     self.leases.close(epoch);
                     return Granted::Load(load);
                 }
             }
-            let Head::Ready(entry) = head else { break };
-            bytes += u64::from(entry.length);
-            if bytes > request.bytes && !grants.is_empty() {
+            if !self.grant(request, &mut batch, key, before) {
                 break;
             }
-            grants.extend(self.grant(epoch, key, request.now));
         }
-        if grants.is_empty() {
+        if batch.grants.is_empty() {
             self.leases.close(epoch);
             self.starved |= self.leases.len() >= self.limits.outstanding;
         }
-        Granted::Events(epoch, grants)
+        Granted::Events(epoch, batch.grants)
     }
 
     /// Whose waiting may be over since this was last asked.
     pub(crate) fn take_awakened(&mut self) -> Awakened {
         let everybody = self.starved && self.leases.len() < self.limits.outstanding;
         self.starved &= !everybody;
-        Awakened { partitions: std::mem::take(&mut self.awakened), everybody }
+        Awakened { partitions: self.streams.take_awakened(), everybody }
     }
 
     /// What an index says of a stream from a place on, oldest first; `next` is the place behind what was read.
@@ -117,11 +134,12 @@ impl Log {
         // What was moved keeps its place in an ordered stream, and is in memory already. In another its copy is found behind
         // what was known when it moved; it may be leased by now, or have come back.
         let back = |entry: &Entry| {
-            self.streams.get(&load.stream).is_some_and(|stream| stream.is_returned(entry.location))
+            self.streams.get(load.stream).is_some_and(|stream| stream.is_returned(entry.location))
         };
         let in_memory = |entry: &Entry| {
             entry.moved && (strict || self.leases.token_at(entry.location).is_some() || back(entry))
         };
+        let (entries, next) = within(entries, next, load.bytes);
         let here = entries.iter().copied().filter(|entry| !in_memory(entry));
         let gone =
             |entry: &Entry| self.segments.is_done(entry.location) || self.moves.includes(entry.location);
@@ -146,18 +164,18 @@ impl Log {
     }
 
     fn finish(&mut self, epoch: LeaseEpoch, events: &[Token], reason: Reason) -> Result<BatchNumber, Stop> {
-        for (token, _) in events {
-            let outstanding = self.leases.get(*token).ok_or(Refused::LeaseLost)?;
-            if !self.leases.holds(epoch, *token) {
-                return Err(Refused::LeaseLost.into());
-            }
-            if reason == Reason::Acked && self.order_of(outstanding.stream) == Order::Strict {
-                return Err(Refused::WrongOrder.into());
-            }
-        }
         let mut done = Done { reason, events: Vec::with_capacity(events.len()) };
+        // Neighbours are mostly of one stream.
+        let mut unordered = None;
         for (token, id) in events {
-            let Some(outstanding) = self.leases.get(*token) else { continue };
+            let outstanding = self.leases.held_by(epoch, *token).ok_or(Refused::LeaseLost)?;
+            let stream = outstanding.stream;
+            if reason == Reason::Acked && unordered != Some(stream) {
+                if self.order_of(stream) == Order::Strict {
+                    return Err(Refused::WrongOrder.into());
+                }
+                unordered = Some(stream);
+            }
             // Both copies of one that is being moved: whichever is found after a crash is done.
             done.events.push((outstanding.entry.location, *id));
             done.events.extend(outstanding.moving_to.map(|entry| (entry.location, *id)));
@@ -182,8 +200,7 @@ impl Log {
         not_before_ms: u64,
         now: Now,
     ) -> Result<BatchNumber, Stop> {
-        let outstanding =
-            self.leases.get(token).filter(|_| self.leases.holds(epoch, token)).ok_or(Refused::LeaseLost)?;
+        let outstanding = self.leases.held_by(epoch, token).ok_or(Refused::LeaseLost)?;
         let location = outstanding.moving_to.unwrap_or(outstanding.entry).location;
         let note = Note { location, attempts, not_before_ms, id };
         let number = self.control(Kind::Note, NOTE_BYTES, |to| note.put(to), || Effect::Note)?;
@@ -255,27 +272,77 @@ impl Log {
         self.control(Kind::Checkpoint, body, |to| copy.put(to), || Effect::Checkpoint { token, checkpoint })
     }
 
-    /// The stream with the oldest event that may be leased.
-    fn next_ready(&self, request: LeaseRequest<'_>) -> Option<StreamKey> {
-        let first = (request.partition, Location::FIRST, FunctionNumber(0));
-        let ready = self.ready.range(first..).take_while(|(partition, ..)| *partition == request.partition);
-        let mut wanted = ready.filter(|(_, _, function)| !request.exclude.contains(function));
-        wanted.next().map(|(partition, _, function)| StreamKey { partition: *partition, function: *function })
+    /// The stream with the oldest event that may be leased, and the place from which on it is another's turn.
+    fn next_ready(&self, request: LeaseRequest<'_>) -> Option<(StreamKey, Location)> {
+        let ready = self.streams.ready(request.partition);
+        let mut wanted = ready.filter(|(key, _)| !request.exclude.contains(&key.function));
+        let (key, _) = wanted.next()?;
+        Some((key, wanted.next().map_or(Location::LAST, |(_, place)| place)))
     }
 
-    /// Leases the event at the stream's head, or has it wait if its time has not come.
-    fn grant(&mut self, epoch: LeaseEpoch, key: StreamKey, now: Boot) -> Option<Grant> {
-        let (token, entry) = self.with_stream(key, Stream::take)?;
-        let noted = self.notes.get(&token).copied().unwrap_or_default();
-        if noted.until > now {
-            self.leases.add_held(noted.until, token, key, entry);
+    /// What must be read before more of a stream can be leased, and as much of it as this lease may take before it is another's turn.
+    fn load_for(
+        &self,
+        request: LeaseRequest<'_>,
+        batch: &Batch,
+        key: StreamKey,
+        before: Location,
+    ) -> Option<LoadRequest> {
+        let wanted = request.events - batch.grants.len();
+        let from = self.streams.get(key)?.short_of(wanted)?;
+        let its_turn = match before.segment.cmp(&from.segment) {
+            Ordering::Less => 0,
+            Ordering::Equal => before.ordinal.0.saturating_sub(from.ordinal.0) as usize,
+            Ordering::Greater => wanted,
+        };
+        let events = wanted.min(its_turn).clamp(WINDOW, MOST_LOADED);
+        Some(LoadRequest { stream: key, from, events, bytes: request.bytes.saturating_sub(batch.bytes) })
+    }
+
+    /// Leases events from a stream's head on until it is another's turn, and has those wait whose time has not come. `false` if the
+    /// lease is to have no more.
+    fn grant(
+        &mut self,
+        request: LeaseRequest<'_>,
+        batch: &mut Batch,
+        key: StreamKey,
+        before: Location,
+    ) -> bool {
+        let room = self.limits.outstanding.saturating_sub(self.leases.len());
+        let room = room.min(request.events - batch.grants.len());
+        let Self { streams, names, notes, leases, .. } = self;
+        let order = || names.order_of(key.partition);
+        let (mut taken, mut held) = (0, 0);
+        let goes_on = streams.change(key, order, |stream| {
+            while taken < room
+                && let Head::Ready { place, entry } = stream.head()
+                && (taken == 0 || place < before)
+            {
+                let noted = notes.get(&place).copied().unwrap_or_default();
+                let waits = noted.until > request.now;
+                let bytes = batch.bytes + u64::from(entry.length);
+                if !waits && bytes > request.bytes && !batch.grants.is_empty() {
+                    return false;
+                }
+                stream.take(place);
+                taken += 1;
+                if waits {
+                    leases.add_held(noted.until, place, key, entry);
+                    stream.hold();
+                    held += 1;
+                } else {
+                    leases.add(batch.epoch, place, key, entry);
+                    batch.grants.push(Grant { token: place, entry, noted });
+                    batch.bytes = bytes;
+                }
+            }
+            taken > 0
+        });
+        if held > 0 {
             // Whoever else waits has to know of that time.
-            self.awakened.insert(key.partition);
-            self.with_stream(key, Stream::hold);
-            return None;
+            self.streams.awaken(key.partition);
         }
-        self.leases.add(epoch, token, key, entry);
-        Some(Grant { token, entry, noted })
+        goes_on
     }
 
     /// Fills a window from a segment that has no index on the disk yet; `false` if that is not where the events are.
@@ -283,7 +350,7 @@ impl Log {
         let Some(segment) = self.segments.first_in_memory(load.from.segment) else { return false };
         let from = load.from.max(Location::start_of(segment.header.segment));
         let segment = segment.header.segment;
-        let entries = self.entries_in_memory(load.stream, from, super::stream::WINDOW);
+        let entries = self.entries_in_memory(load.stream, from, load.events);
         let next = match entries.last() {
             Some(last) => last.location.next(),
             None => Location::start_of(segment.next()),
@@ -337,4 +404,15 @@ impl Log {
         }
         changed
     }
+}
+
+/// Of what was read, as much as so many bytes of records are, but a window of events at least; and where to go on.
+fn within(entries: &[Entry], next: Location, bytes: u64) -> (&[Entry], Location) {
+    let mut sum = 0;
+    let beyond = entries.iter().enumerate().position(|(at, entry)| {
+        sum += u64::from(entry.length);
+        at >= WINDOW && sum > bytes
+    });
+    let cut = beyond.and_then(|at| Some((entries.get(..at)?, entries.get(at)?.location)));
+    cut.unwrap_or((entries, next))
 }

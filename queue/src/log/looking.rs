@@ -12,9 +12,8 @@ use crate::{
 impl Log {
     /// How much of something is in each stream of a partition.
     pub(crate) fn depths(&self, partition: PartitionNumber) -> impl Iterator<Item = (StreamKey, Depth)> {
-        let first = StreamKey { partition, function: FunctionNumber(0) };
-        let streams = self.streams.range(first..).take_while(move |(key, _)| key.partition == partition);
-        streams.map(|(key, stream)| (*key, Depth { events: stream.live, bytes: stream.live_bytes }))
+        let streams = self.streams.of_partition(partition);
+        streams.map(|stream| (stream.key, Depth { events: stream.live, bytes: stream.live_bytes }))
     }
 
     pub(crate) fn depth(&self, partition: PartitionNumber) -> Depth {
@@ -26,26 +25,25 @@ impl Log {
 
     /// When the oldest event of a stream was accepted, ms; or what must be read to tell.
     pub(crate) fn oldest(&self, key: StreamKey) -> Result<Option<u64>, LoadRequest> {
-        let Some(stream) = self.streams.get(&key) else { return Ok(None) };
+        let Some(stream) = self.streams.get(key) else { return Ok(None) };
         if let Head::Beyond(from) = stream.head() {
-            return Err(LoadRequest { stream: key, from });
+            return Err(LoadRequest::least(key, from));
         }
         let known = [stream.oldest_ms(), self.leases.accepted_of_stream(key)];
         Ok(known.into_iter().flatten().min())
     }
 
     /// Streams that have events in a segment without an index.
-    pub(crate) fn streams_in_memory(&self, segment: SegmentId) -> Vec<StreamKey> {
-        let segment = self.segments.get(segment);
-        segment.map(|segment| segment.postings.keys().copied().collect()).unwrap_or_default()
+    pub(crate) fn streams_in_memory(&mut self, segment: SegmentId) -> Vec<StreamKey> {
+        let segment = self.segments.get_mut(segment);
+        segment.map(|segment| segment.postings.streams()).unwrap_or_default()
     }
 
     /// Up to `most` events of a stream from a place on, in its segment, which has no index yet.
-    pub(crate) fn entries_in_memory(&self, key: StreamKey, from: Location, most: usize) -> Vec<Entry> {
-        let postings = self.segments.get(from.segment).and_then(|segment| segment.postings.get(&key));
-        let postings = postings.map_or(&[][..], Vec::as_slice);
-        let start = postings.partition_point(|entry| entry.location < from);
-        postings.iter().skip(start).take(most).copied().collect()
+    pub(crate) fn entries_in_memory(&mut self, key: StreamKey, from: Location, most: usize) -> Vec<Entry> {
+        let segment = self.segments.get_mut(from.segment);
+        let entries = segment.into_iter().flat_map(|segment| segment.postings.from(key, from));
+        entries.take(most).copied().collect()
     }
 
     /// Whether nothing is written to a segment any more.
@@ -100,7 +98,10 @@ impl Log {
 
     pub(crate) fn partition_names(&self) -> Vec<(PartitionNumber, String, Order)> {
         let partitions = self.names.partitions();
-        partitions.map(|(number, state)| (number, state.name.name.clone(), state.name.order)).collect()
+        let names = partitions.map(|(number, state)| (number, state.name.name.clone(), state.order));
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable_by_key(|(number, ..)| *number);
+        names
     }
 
     pub(crate) fn function_arns(&self) -> BTreeMap<FunctionNumber, String> {

@@ -25,26 +25,24 @@ mod leasing;
 mod looking;
 mod moving;
 mod names;
+mod postings;
 mod replay;
 mod segments;
 mod stream;
+mod streams;
 mod tail;
 mod writing;
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 pub(crate) use lease::Boot;
 pub use lease::LeaseEpoch;
 pub(crate) use leasing::{Grant, Granted, LeaseRequest, LoadRequest};
+pub(crate) use postings::Postings;
 pub(crate) use replay::Replay;
-pub(crate) use segments::Postings;
 pub(crate) use tail::{BatchNumber, Write};
 pub(crate) use writing::NewEvent;
 
@@ -54,6 +52,7 @@ use self::{
     names::Names,
     segments::{Segments, State},
     stream::Stream,
+    streams::Streams,
     tail::Tail,
 };
 use crate::{
@@ -143,11 +142,7 @@ pub(crate) struct Log {
     tail: Tail,
     segments: Segments,
     names: Names,
-    streams: BTreeMap<StreamKey, Stream>,
-    /// Streams that have something to lease: partition, place of the head, function.
-    ready: BTreeSet<(PartitionNumber, Location, FunctionNumber)>,
-    /// Partitions of which something can be leased that could not before; since they were last asked for.
-    awakened: BTreeSet<PartitionNumber>,
+    streams: Streams,
     /// Somebody got nothing because too much is leased.
     starved: bool,
     leases: Leases,
@@ -162,7 +157,7 @@ pub(crate) struct Log {
 pub(crate) struct IndexSource {
     pub(crate) header: SegmentHeader,
     pub(crate) events: u32,
-    pub(crate) postings: Arc<Postings>,
+    pub(crate) postings: Postings,
     /// Offset and length.
     pub(crate) controls: Vec<(u64, u32)>,
 }
@@ -216,9 +211,7 @@ impl Log {
             tail: Tail::new(),
             segments: Segments::default(),
             names: Names::default(),
-            streams: BTreeMap::new(),
-            ready: BTreeSet::new(),
-            awakened: BTreeSet::new(),
+            streams: Streams::default(),
             starved: false,
             leases: Leases::default(),
             notes: BTreeMap::new(),
@@ -292,7 +285,7 @@ impl Log {
         Some(IndexSource {
             header: segment.header.clone(),
             events: segment.events,
-            postings: segment.postings.clone(),
+            postings: segment.postings.share(),
             controls: segment.controls.clone(),
         })
     }
@@ -314,7 +307,7 @@ impl Log {
     pub(crate) fn indexed(&mut self, id: SegmentId) {
         if let Some(segment) = self.segments.get_mut(id) {
             segment.state = State::Indexed;
-            segment.postings = Arc::default();
+            segment.postings = Postings::default();
             segment.controls = Vec::new();
         }
     }
@@ -369,33 +362,18 @@ impl Log {
     }
 
     fn stream_key(&self, partition: PartitionNumber, function: FunctionNumber) -> Option<StreamKey> {
-        let order = self.names.partition(partition)?.name.order;
+        let order = self.names.partition(partition)?.order;
         Some(StreamKey::of(partition, order, function))
     }
 
     fn order_of(&self, stream: StreamKey) -> Order {
-        self.names.partition(stream.partition).map_or(Order::None, |state| state.name.order)
+        self.names.order_of(stream.partition)
     }
 
-    /// Changes a stream, and keeps what can be leased from its partition up to date.
+    /// Changes a stream.
     fn with_stream<T>(&mut self, key: StreamKey, change: impl FnOnce(&mut Stream) -> T) -> T {
-        let order = self.order_of(key);
-        let stream = self.streams.entry(key).or_insert_with(|| Stream::new(key, order));
-        let before = stream.head_place();
-        let result = change(stream);
-        let after = stream.head_place();
-        if before != after {
-            if let Some(place) = before {
-                self.ready.remove(&(key.partition, place, key.function));
-            }
-            if let Some(place) = after {
-                self.ready.insert((key.partition, place, key.function));
-            }
-            if before.is_none() {
-                self.awakened.insert(key.partition);
-            }
-        }
-        result
+        let Self { streams, names, .. } = self;
+        streams.change(key, || names.order_of(key.partition), change)
     }
 }
 

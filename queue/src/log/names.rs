@@ -7,11 +7,13 @@ use std::{
     sync::Arc,
 };
 
+use rustc_hash::FxHashMap;
 use types::DataKey;
 
 use crate::{
     FunctionNumber, PartitionNumber, SegmentId,
     format::{checkpoint::Checkpoint, function::Function, partition::Partition, redirect::Redirect},
+    partition::Order,
 };
 
 /// A name's second record lies so far from its first that no damage of a block or two hits both.
@@ -34,6 +36,11 @@ impl Written {
     pub(super) fn wanted(self, (segment, offset): (SegmentId, u64)) -> bool {
         let (first, at) = self.first;
         self.last != segment || (first == segment && !self.repeated && offset >= at + APART)
+    }
+
+    /// Whether it is not wanted in this segment again, wherever the next record lies.
+    fn is_enough_for(self, segment: SegmentId) -> bool {
+        self.last == segment && (self.first.0 != segment || self.repeated)
     }
 
     /// It is written here.
@@ -72,9 +79,46 @@ pub(super) struct FunctionState {
 
 #[derive(Debug)]
 pub(super) struct PartitionState {
-    pub(super) name: Partition,
+    pub(super) order: Order,
     pub(super) written: Written,
-    pub(super) checkpoint: Option<Kept<Checkpoint>>,
+    // Elsewhere, because what is above is looked at for every event: of ten thousand partitions it should stay in a cache.
+    pub(super) name: Box<Partition>,
+    pub(super) checkpoint: Option<Box<Kept<Checkpoint>>>,
+}
+
+/// Partitions of which an event needs to know nothing more: they have no order, and this segment has their names often enough. A bit
+/// each: of ten thousand partitions everything else that is known is in no cache when their next event comes.
+#[derive(Debug, Default)]
+struct Settled {
+    segment: Option<SegmentId>,
+    words: Vec<u64>,
+}
+
+impl Settled {
+    /// Numbers above are looked up for each event. They come from a disk, so that they can be anything.
+    const MOST: u32 = 1 << 20;
+
+    fn get(&self, partition: PartitionNumber, segment: SegmentId) -> bool {
+        let word = self.words.get(partition.0 as usize / 64);
+        self.segment == Some(segment) && word.is_some_and(|word| word & (1 << (partition.0 % 64)) != 0)
+    }
+
+    fn set(&mut self, partition: PartitionNumber, segment: SegmentId) {
+        if partition.0 > Self::MOST {
+            return;
+        }
+        if self.segment != Some(segment) {
+            self.segment = Some(segment);
+            self.words.clear();
+        }
+        let at = partition.0 as usize / 64;
+        if self.words.len() <= at {
+            self.words.resize(at + 1, 0);
+        }
+        if let Some(word) = self.words.get_mut(at) {
+            *word |= 1 << (partition.0 % 64);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +126,9 @@ pub(super) struct Names {
     functions: BTreeMap<FunctionNumber, FunctionState>,
     /// The newest number of an ARN.
     function_numbers: HashMap<Arc<str>, FunctionNumber>,
-    partitions: BTreeMap<PartitionNumber, PartitionState>,
+    partitions: FxHashMap<PartitionNumber, PartitionState>,
     partition_numbers: HashMap<Arc<str>, PartitionNumber>,
+    settled: Settled,
     /// The greatest numbers that anything in the log has, whether or not their names are known.
     greatest_function: u32,
     greatest_partition: u32,
@@ -114,6 +159,34 @@ impl Names {
         self.partitions.get_mut(&number)
     }
 
+    /// One whose name is lost has no order.
+    pub(super) fn order_of(&self, partition: PartitionNumber) -> Order {
+        self.partition(partition).map_or(Order::None, |state| state.order)
+    }
+
+    /// Whether the partition has no order, and its name is written often enough in this segment.
+    pub(super) fn is_settled(&self, partition: PartitionNumber, segment: SegmentId) -> bool {
+        self.settled.get(partition, segment)
+    }
+
+    /// Whether the name of a partition is to be written before a record that needs it is written here; `None`: there is none.
+    pub(super) fn wants_partition(
+        &mut self,
+        partition: PartitionNumber,
+        here: (SegmentId, u64),
+    ) -> Option<bool> {
+        let (segment, _) = here;
+        if self.settled.get(partition, segment) {
+            return Some(false);
+        }
+        let state = self.partitions.get(&partition)?;
+        if state.order == Order::None && state.written.is_enough_for(segment) {
+            self.settled.set(partition, segment);
+        }
+        Some(state.written.wanted(here))
+    }
+
+    /// In no order.
     pub(super) fn partitions(&self) -> impl Iterator<Item = (PartitionNumber, &PartitionState)> {
         self.partitions.iter().map(|(number, state)| (*number, state))
     }
@@ -136,10 +209,11 @@ impl Names {
 
     pub(super) fn checkpoints_in(&self, segment: SegmentId) -> Vec<Checkpoint> {
         let checkpoints = self.partitions().filter_map(|(_, state)| state.checkpoint.as_ref());
-        checkpoints
-            .filter(|checkpoint| checkpoint.is_in(segment))
-            .map(|checkpoint| checkpoint.value.clone())
-            .collect()
+        let here = checkpoints.filter(|checkpoint| checkpoint.is_in(segment));
+        let mut here: Vec<Checkpoint> = here.map(|checkpoint| checkpoint.value.clone()).collect();
+        // The same calls write the same log.
+        here.sort_unstable_by_key(|checkpoint| checkpoint.partition);
+        here
     }
 
     pub(super) fn next_function(&self) -> FunctionNumber {
@@ -174,10 +248,12 @@ impl Names {
         self.saw(number, FunctionNumber(0));
         self.partition_numbers.insert(partition.name.as_str().into(), number);
         if let Some(state) = self.partitions.get_mut(&number) {
-            state.name = partition;
+            state.order = partition.order;
+            *state.name = partition;
             return;
         }
-        self.partitions
-            .insert(number, PartitionState { name: partition, written: Written::NOWHERE, checkpoint: None });
+        let (order, name) = (partition.order, Box::new(partition));
+        let state = PartitionState { order, written: Written::NOWHERE, name, checkpoint: None };
+        self.partitions.insert(number, state);
     }
 }

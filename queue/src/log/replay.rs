@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Limits, Log, Noted, Now,
+    Limits, Log, Noted, Now, Postings,
     names::Kept,
     segments::{Marks, State},
     stream::Stream,
@@ -185,7 +185,7 @@ impl Replay {
     pub(crate) fn end_of_controls(&mut self) {
         for (partition, checkpoint) in std::mem::take(&mut self.checkpoints) {
             if let Some(state) = self.log.names.partition_mut(partition) {
-                state.checkpoint = Some(checkpoint);
+                state.checkpoint = Some(Box::new(checkpoint));
             }
         }
         for redirect in std::mem::take(&mut self.redirects).into_values() {
@@ -193,13 +193,15 @@ impl Replay {
         }
     }
 
-    /// Events of a stream in a segment, in order.
-    pub(crate) fn postings(&mut self, segment: SegmentId, key: StreamKey, entries: &[Entry]) {
-        if let Some(segment) =
-            self.log.segments.get_mut(segment).filter(|segment| segment.state == State::Closed)
-        {
-            entries.iter().for_each(|entry| segment.add_posting(key, *entry));
+    /// All events of a segment that has no index, to be kept in memory. They are told one stream after the other, too.
+    pub(crate) fn keep_postings(&mut self, segment: SegmentId, postings: Postings) {
+        if let Some(segment) = self.log.segments.get_mut(segment) {
+            segment.postings = postings;
         }
+    }
+
+    /// Events of a stream in a segment, in order.
+    pub(crate) fn postings(&mut self, key: StreamKey, entries: &[Entry]) {
         self.log.names.saw(key.partition, key.function);
         // The record that named the partition was cut off or damaged.
         if self.log.names.partition(key.partition).is_none() {

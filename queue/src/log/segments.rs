@@ -7,16 +7,10 @@
 //! Segments are deleted oldest first, and only so. A Done record, a note, a purge speaks of events that lie before it; when it
 //! goes, they are gone. Names, redirects and checkpoints that are still the newest of their kind are written again first.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::VecDeque;
 
-use crate::{
-    Location, Ordinal, SegmentId,
-    entry::{Entry, StreamKey},
-    format::segment::SegmentHeader,
-};
+use super::postings::Postings;
+use crate::{Location, Ordinal, SegmentId, format::segment::SegmentHeader};
 
 /// Which of up to 2³² things are marked; costs memory up to the highest one.
 #[derive(Debug, Default)]
@@ -55,9 +49,6 @@ pub(super) enum State {
     Indexed,
 }
 
-/// Where events are, by stream, in order.
-pub(crate) type Postings = BTreeMap<StreamKey, Vec<Entry>>;
-
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
@@ -65,7 +56,7 @@ pub(super) struct Segment {
     pub(super) events: u32,
     pub(super) done: Marks,
     /// Until there is an index on the disk: where its events are, by stream, and its other records (offset, length).
-    pub(super) postings: Arc<Postings>,
+    pub(super) postings: Postings,
     pub(super) controls: Vec<(u64, u32)>,
 }
 
@@ -76,14 +67,9 @@ impl Segment {
             state,
             events: 0,
             done: Marks::default(),
-            postings: Arc::default(),
+            postings: Postings::default(),
             controls: Vec::new(),
         }
-    }
-
-    pub(super) fn add_posting(&mut self, stream: StreamKey, entry: Entry) {
-        // Shared only while an index is made of it, and then no event is added any more.
-        Arc::make_mut(&mut self.postings).entry(stream).or_default().push(entry);
     }
 
     fn all_done(&self) -> bool {
@@ -112,11 +98,21 @@ impl Segments {
 
     /// Ids rise, but a segment without records may have left a gap.
     fn position(&self, id: SegmentId) -> Option<usize> {
+        let is_at = |at: &usize| self.0.get(*at).is_some_and(|segment| segment.header.segment == id);
+        let oldest = self.0.front()?.header.segment;
+        let without_gaps = id.0.checked_sub(oldest.0).and_then(|at| usize::try_from(at).ok());
+        if let Some(at) = without_gaps.filter(is_at) {
+            return Some(at);
+        }
         self.0.binary_search_by_key(&id, |segment| segment.header.segment).ok()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
+        self.0.iter_mut()
     }
 
     /// The first segment from `id` on.

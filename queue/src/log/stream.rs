@@ -5,7 +5,8 @@
 //!   returned (released, or of a lost lease)    window (≤ 64)    beyond: only counted; found again
 //!   └──────────── in memory ─────────────────────────────────┘  from `next` on in the segments' indexes
 //! ```
-//! So a stream costs memory for what was handed out and for a short window, never for its backlog.
+//! So a stream costs memory for what was handed out and for a short window, never for its backlog. A lease that asks for more than
+//! a window has as much read at once as it is about to take (≤ 1024).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,7 +16,7 @@ use crate::{
     partition::Order,
 };
 
-/// Most entries that a stream holds ready. Large enough that reading an index page serves many leases.
+/// Most entries that a stream holds ready for leases to come. Large enough that reading an index page serves many of them.
 pub(crate) const WINDOW: usize = 64;
 
 #[derive(Debug)]
@@ -39,10 +40,20 @@ pub(crate) struct Stream {
 pub(super) enum Head {
     /// Nothing can be leased.
     None,
-    /// This one.
-    Ready(Entry),
+    /// This one, whose lease will call it by this place.
+    Ready { place: Location, entry: Entry },
     /// One that is somewhere from here on.
     Beyond(Location),
+}
+
+impl Head {
+    /// What streams of a partition are ordered by.
+    pub(super) fn place(self) -> Option<Location> {
+        match self {
+            Self::None => None,
+            Self::Ready { place, .. } | Self::Beyond(place) => Some(place),
+        }
+    }
 }
 
 impl Stream {
@@ -65,8 +76,10 @@ impl Stream {
             return Head::None;
         }
         match (self.next_returned(), self.window.front()) {
-            (Some(place), _) => self.returned.get(&place).map_or(Head::None, |entry| Head::Ready(*entry)),
-            (None, Some(entry)) => Head::Ready(*entry),
+            (Some(place), _) => {
+                self.returned.get(&place).map_or(Head::None, |entry| Head::Ready { place, entry: *entry })
+            }
+            (None, Some(entry)) => Head::Ready { place: entry.location, entry: *entry },
             (None, None) if self.beyond > 0 => Head::Beyond(self.next),
             (None, None) => Head::None,
         }
@@ -81,21 +94,16 @@ impl Stream {
         returned.filter(|place| queued.is_none_or(|queued| *place < queued))
     }
 
-    /// What streams of a partition are ordered by: the place of the next event.
-    pub(super) fn head_place(&self) -> Option<Location> {
-        match self.head() {
-            Head::None => None,
-            Head::Ready(entry) => Some(self.next_returned().unwrap_or(entry.location)),
-            Head::Beyond(place) => Some(place),
+    /// Takes out the event at the head, which is at this place.
+    pub(super) fn take(&mut self, place: Location) {
+        if self.returned.remove(&place).is_none() {
+            self.window.pop_front();
         }
     }
 
-    /// Takes the event at the head, and the place by which its lease will call it.
-    pub(super) fn take(&mut self) -> Option<(Location, Entry)> {
-        match self.next_returned() {
-            Some(place) => self.returned.remove_entry(&place),
-            None => self.window.pop_front().map(|entry| (entry.location, entry)),
-        }
+    /// Whether events wait that never were leased, so that a new one is behind them.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.window.is_empty()
     }
 
     /// A new event, behind all others.

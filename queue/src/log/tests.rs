@@ -4,9 +4,9 @@ use std::collections::HashSet;
 
 use types::{DataKey, KeyContext, WrappedDataKey};
 
-use super::{Boot, Granted, LeaseRequest, Limits, Log, NewEvent};
+use super::{Boot, Granted, LeaseRequest, Limits, LoadRequest, Log, NewEvent};
 use crate::{
-    EventId, FunctionNumber, Location, Ordinal, SegmentId,
+    EventId, FunctionNumber, Location, Ordinal, PartitionNumber, SegmentId,
     entry::Entry,
     format::{
         event::EventHeader,
@@ -135,4 +135,88 @@ fn a_write_ends_with_its_page_and_never_behind_the_segments_records() {
     let last = log.begin_commit().unwrap();
     assert!(rest > 50 && last.offset < 8192, "it goes on where the records before ended: {}", last.offset);
     assert_eq!(last.offset + last.bytes.len() as u64, CAPACITY);
+}
+
+/// Queues an event for each of these functions, in this order, and makes them durable.
+fn enqueue(log: &mut Log, partition: PartitionNumber, functions: &[FunctionNumber]) {
+    for &function in functions {
+        let id = EventId([4; 16]);
+        let event = NewEvent { id, partition, function, accepted_ms: 0, attributes: &[], payload: &[5] };
+        log.enqueue(event).unwrap();
+    }
+    commit(log);
+}
+
+fn lease(log: &mut Log, partition: PartitionNumber, events: usize, bytes: u64) -> Granted {
+    let (now, deadline, exclude) = (Boot::default(), Boot::MAX, HashSet::new());
+    log.lease(LeaseRequest { partition, events, bytes, now, deadline, exclude: &exclude })
+}
+
+/// The ordinals of what is granted.
+fn granted(granted: Granted) -> Vec<u32> {
+    let Granted::Events(_, grants) = granted else { panic!("{granted:?}") };
+    grants.iter().map(|grant| grant.token.ordinal.0).collect()
+}
+
+/// What the index of the first segment says of a stream.
+fn indexed(load: LoadRequest, ordinals: impl Iterator<Item = u32>) -> Vec<Entry> {
+    let entry = |ordinal| {
+        let location = Location { segment: SegmentId(1), ordinal: Ordinal(ordinal) };
+        Entry { location, offset: 4096, length: 100, accepted_ms: 0, moved: false }
+    };
+    ordinals.map(entry).filter(|entry| entry.location >= load.from).take(load.events).collect()
+}
+
+#[test]
+fn streams_of_a_partition_take_turns_by_the_places_of_their_events() {
+    let (mut log, f) = log();
+    let context = KeyContext { arn: "arn:g".to_owned(), purpose: "queue".to_owned() };
+    let g = log.add_function(context, WrappedDataKey(vec![1]), DataKey::new([3; 32]));
+    let partition = log.add_partition("shared/0", Order::None);
+    enqueue(&mut log, partition, &[f, f, g, f, g, g, f]);
+    assert_eq!(granted(lease(&mut log, partition, 5, u64::MAX)), [0, 1, 2, 3, 4]);
+    assert_eq!(granted(lease(&mut log, partition, 5, u64::MAX)), [5, 6]);
+}
+
+#[test]
+fn a_lease_reads_as_much_of_an_index_at_once_as_it_takes() {
+    let (mut log, function) = log();
+    let partition = log.add_partition("shared/0", Order::None);
+    enqueue(&mut log, partition, &[function; 400]);
+    go_on_in_the_second(&mut log);
+    let window = granted(lease(&mut log, partition, 300, u64::MAX));
+    assert_eq!(window.len(), 64, "a disk is not waited for once there is something");
+    let Granted::Load(load) = lease(&mut log, partition, 300, u64::MAX) else { panic!("more is to be had") };
+    assert_eq!((load.from.ordinal, load.events), (Ordinal(64), 300));
+    let entries = indexed(load, 0..400);
+    log.loaded(load, &entries, entries.last().unwrap().location.next());
+    assert_eq!(granted(lease(&mut log, partition, 300, u64::MAX)), (64..364).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_read_of_an_index_and_not_taken_is_no_more_than_a_window() {
+    let (mut log, f) = log();
+    let context = KeyContext { arn: "arn:g".to_owned(), purpose: "queue".to_owned() };
+    let g = log.add_function(context, WrappedDataKey(vec![1]), DataKey::new([3; 32]));
+    let (alone, both) =
+        (log.add_partition("shared/0", Order::None), log.add_partition("shared/1", Order::None));
+    enqueue(&mut log, alone, &[f; 200]);
+    enqueue(&mut log, both, &[f, g].repeat(100));
+    go_on_in_the_second(&mut log);
+    // What has been in memory since it was queued.
+    for partition in [alone, both] {
+        assert!(granted(lease(&mut log, partition, 128, u64::MAX)).len() >= 64);
+    }
+    // By what their records take.
+    let Granted::Load(load) = lease(&mut log, alone, 100, 1000) else { panic!("more is to be had") };
+    let entries = indexed(load, 0..200);
+    assert_eq!(entries.len(), 100);
+    log.loaded(load, &entries, entries.last().unwrap().location.next());
+    assert_eq!(granted(lease(&mut log, alone, 100, 1000)).len(), 10);
+    let Granted::Events(..) = lease(&mut log, alone, 54, u64::MAX) else { panic!("the window has them") };
+    let Granted::Load(load) = lease(&mut log, alone, 1, u64::MAX) else { panic!("more is to be had") };
+    assert_eq!(load.from.ordinal, Ordinal(128));
+    // By whose turn it is.
+    let Granted::Load(load) = lease(&mut log, both, 100, u64::MAX) else { panic!("more is to be had") };
+    assert_eq!(load.events, 64);
 }

@@ -5,7 +5,7 @@ use types::{DataKey, KeyContext, WrappedDataKey};
 use super::{Blocked, Log, Refused, Stop, effect::Effect, names::Kept, tail::BatchNumber};
 use crate::{
     EventId, FunctionNumber, Location, PartitionNumber, SegmentId,
-    entry::Entry,
+    entry::{Entry, StreamKey},
     format::{
         event::{EventHeader, MOVED_HEADER_BYTES, put_content},
         function::Function,
@@ -98,7 +98,13 @@ impl Log {
         if self.tail.pending_bytes() > self.limits.pending_bytes {
             return Err(Blocked::Pending.into());
         }
-        let stream = self.stream_key(event.partition, event.function).ok_or(Refused::NoSuchPartition)?;
+        let NewEvent { partition, function, .. } = event;
+        let (segment, _) = self.tail.end();
+        let stream = if self.names.is_settled(partition, segment) {
+            StreamKey { partition, function }
+        } else {
+            self.stream_key(partition, function).ok_or(Refused::NoSuchPartition)?
+        };
         self.fits_somewhere(body)?;
         self.write_names(event.partition, event.function)?;
         self.room(body)?;
@@ -111,7 +117,6 @@ impl Log {
             .key
             .as_ref()
             .ok_or(Refused::NoKey)?;
-        let segment = self.tail.active().map_or(SegmentId(0), |header| header.segment);
         let location = Location { segment, ordinal };
         let header = EventHeader {
             partition: event.partition,
@@ -225,8 +230,8 @@ impl Log {
     }
 
     pub(super) fn write_partition_if_wanted(&mut self, partition: PartitionNumber) -> Result<(), Stop> {
-        let state = self.names.partition(partition).ok_or(Refused::NoSuchPartition)?;
-        if state.written.wanted(self.tail.end()) {
+        let here = self.tail.end();
+        if self.names.wants_partition(partition, here).ok_or(Refused::NoSuchPartition)? {
             self.write_partition(partition)?;
         }
         Ok(())

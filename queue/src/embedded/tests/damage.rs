@@ -279,3 +279,19 @@ fn damage_is_found_and_costs_only_what_it_hits() {
         "queue: {times} damages, {mattered} of them to what means something: all found, 0 intact events lost"
     );
 }
+
+#[test]
+fn an_event_whose_checksum_alone_is_damaged_is_leased_and_the_damage_is_found() {
+    /// Where a record's checksum is.
+    const CHECKSUM: Range<usize> = 8..12;
+    let Filled { rig, payloads, places } = fill(&mut Random(1));
+    let event = places.iter().find(|place| place.event.is_some()).unwrap();
+    let queue = rig.open();
+    for byte in CHECKSUM {
+        rig.disk.damage(&event.file, |content| content[event.bytes.start + byte] ^= 1);
+    }
+    let found: HashMap<EventId, Vec<u8>> = lease_all(&queue).into_iter().collect();
+    assert_eq!(found, payloads);
+    drop(queue);
+    assert!(!verify(&rig.disk).unwrap().findings.is_empty());
+}
