@@ -58,6 +58,7 @@ test: lint setup-test ## Everything that must hold before a change is kept
 	@echo "test: the queue, at length"; $(MAKE) QUEUE_SEQUENCES=20000 QUEUE_DAMAGES=10000 queue-histories
 	@echo "test: the queue, killed and cut off"; $(MAKE) queue-kills queue-cuts
 	@echo "test: black box"
+	@cargo build --quiet --package connectors --example deliver
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
 	@$(MAKE) test-microvm
 	@echo "test: ok (lints, unit, property, black-box and microVM tests)"
@@ -134,7 +135,7 @@ setup-demo:
 	@scripts/setup system venv
 
 setup-test:
-	@scripts/setup venv microvm
+	@scripts/setup venv emulators microvm
 
 build:
 	@echo "build: $(BIN)"; cargo build --quiet $(PROFILE)

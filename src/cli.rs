@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    command::{completions, config, demo, doctor, env, kernel, logs, queue, runtimes, serve},
+    command::{completions, config, dead_letters, demo, doctor, env, kernel, logs, queue, runtimes, serve},
     config::Layers,
 };
 
@@ -73,6 +73,7 @@ pub(crate) enum Command {
     Kernel(kernel::Arguments),
     Logs(logs::Arguments),
     Queue(queue::Arguments),
+    DeadLetters(dead_letters::Arguments),
     Config(config::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),

@@ -121,15 +121,17 @@ impl DataDir {
 
     /// Tells this directory from others on the machine, for what has one name space there (cgroups).
     pub(crate) fn tag(&self) -> String {
-        // FNV-1a, 64 bits: the same in every version of this program, which a standard hasher does not promise.
-        let hash = self.0.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
+        let hash = types::stable_hash(self.0.as_os_str().as_bytes());
         format!("{hash:016x}")
     }
 
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")
+    }
+
+    /// Where `file` destinations lie.
+    pub(crate) fn destinations(&self) -> PathBuf {
+        self.0.join("destinations")
     }
 
     pub(crate) fn queue(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 //! ```text
 //!   cli ──► command/serve ──► config ─► keys, control plane, log store, runtimes, invoker ─► HTTP edge
 //!       ├─► command/doctor, runtimes, kernel, logs, queue   (read the machine or the data directory; no server needed)
+//!       ├─► command/dead_letters                         (asks the server that runs)
 //!       └─► command/env, config, completions, demo
 //! ```
 //!

@@ -9,8 +9,9 @@ use std::{
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, TargetKind};
 
 /// Who may depend on whom. A crate that is not named here is a question for ARCHITECTURE.md first.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("types", &[]),
+    ("connectors", &["types"]),
     ("control", &["types"]),
     ("queue", &["types"]),
     ("protocol", &[]),
@@ -20,9 +21,24 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("image", &[]),
     ("sandbox", &["protocol", "agent", "jail", "vmm", "image", "types"]),
     ("invoker", &["types", "sandbox", "control"]),
-    ("ingest", &["types", "control", "invoker"]),
+    ("poller-fleet", &["types", "queue", "connectors", "invoker", "control"]),
+    ("ingest", &["types", "control", "invoker", "poller-fleet"]),
     ("loadtest", &["queue", "types"]),
-    ("waterwheel", &["types", "control", "image", "ingest", "invoker", "jail", "queue", "sandbox"]),
+    (
+        "waterwheel",
+        &[
+            "types",
+            "connectors",
+            "control",
+            "image",
+            "ingest",
+            "invoker",
+            "jail",
+            "poller-fleet",
+            "queue",
+            "sandbox",
+        ],
+    ),
 ];
 
 /// Where unsafe code may be: system calls that no safe crate offers, KVM and guest memory.

@@ -41,7 +41,8 @@ pub use plane::{
     Retirements,
 };
 pub use record::{
-    CodeRecord, Deployment, FunctionRecord, RecordError, SealedKey, SealedVariables, State, Update,
+    CodeRecord, Deployment, EventInvokeConfig, FunctionRecord, RecordError, SealedKey, SealedVariables,
+    State, Update,
 };
 pub use seal::SealError;
 pub use store::{MetadataStore, SqliteStore, StoreError};

@@ -1,7 +1,10 @@
 //! The stored record: all that is durable about one function, one row in the metadata store.
 //!
 //! JSON with a `format` number. Key: the function's ARN. Mutable: replaced as a whole with each change of state, each time
-//! under a new `revision` (re-wrapping keys excepted). Whatever the customer would not want read (variables) is in it sealed only.
+//! under a new `revision`; that stays where a function's code and configuration do (keys wrapped anew, another
+//! [`EventInvokeConfig`], another end for loops). Whatever the customer would not want read (variables) is in it sealed only.
+//!
+//! Format 2 added what there is to configure of asynchronous invocations. What format 1 lacks has its default.
 //!
 //! ```text
 //!  create ─► Pending ───────► Active ─────────────────────────┐    current   what is served
@@ -16,13 +19,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use types::{
-    DeploymentId, FunctionArn, FunctionSpec, KeyContext, MemorySize, RuntimeName, Version, WrappedDataKey,
-    api::LoggingConfig,
+    DeploymentId, Destination, EventInvokePolicy, FunctionArn, FunctionSpec, KeyContext, MemorySize,
+    RecursiveLoop, RuntimeName, Version, WrappedDataKey, api::LoggingConfig, limits,
 };
 use uuid::Uuid;
 
 /// The format this version writes, and the newest it reads. Stable: it is on disks.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Why a stored record is not usable.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,24 @@ pub struct FunctionRecord {
     pub update: Update,
     pub current: Deployment,
     pub tags: BTreeMap<String, String>,
+    /// By qualifier, `$LATEST` for the function itself. They belong to no deployment: updates of the function keep them.
+    #[serde(default)]
+    pub event_invoke: BTreeMap<String, EventInvokeConfig>,
+    #[serde(default)]
+    pub recursive_loop: RecursiveLoop,
+}
+
+/// `FunctionEventInvokeConfig`. What is absent has its default, and is absent in answers, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventInvokeConfig {
+    pub maximum_retry_attempts: Option<u32>,
+    /// Seconds.
+    pub maximum_event_age: Option<u32>,
+    pub on_success: Option<Destination>,
+    pub on_failure: Option<Destination>,
+    /// Milliseconds since the Unix epoch.
+    pub last_modified: u64,
 }
 
 /// `State`. Spellings are stable: they are on disks.
@@ -85,6 +106,8 @@ pub struct Deployment {
     pub ephemeral_storage: MemorySize,
     pub tracing_mode: String,
     pub logging: LoggingConfig,
+    /// `DeadLetterConfig`. No environment knows of it.
+    pub dead_letter_queue: Option<Destination>,
     pub code: CodeRecord,
     /// Absent when there are none.
     pub variables: Option<SealedVariables>,
@@ -176,6 +199,23 @@ impl FunctionRecord {
         [Some(&mut self.current), next].into_iter().flatten()
     }
 
+    /// What is to become of asynchronous invocations of `$LATEST` as it is served.
+    pub(crate) fn event_invoke_policy(&self) -> EventInvokePolicy {
+        let config = self.event_invoke.get(&Version::Latest.to_string());
+        let age = config.and_then(|config| config.maximum_event_age);
+        EventInvokePolicy {
+            maximum_retry_attempts: config
+                .and_then(|config| config.maximum_retry_attempts)
+                .unwrap_or(limits::MAX_RETRY_ATTEMPTS),
+            maximum_event_age: age
+                .map_or(limits::MAX_EVENT_AGE, |seconds| Duration::from_secs(seconds.into())),
+            on_success: config.and_then(|config| config.on_success.clone()),
+            on_failure: config.and_then(|config| config.on_failure.clone()),
+            dead_letter_queue: self.current.dead_letter_queue.clone(),
+            recursive_loop: self.recursive_loop,
+        }
+    }
+
     pub(crate) fn spec(&self, deployment: &Deployment) -> FunctionSpec {
         FunctionSpec {
             arn: self.arn.clone(),
@@ -188,6 +228,19 @@ impl FunctionRecord {
             timeout: Duration::from_secs(deployment.timeout.into()),
             role: deployment.role.clone(),
         }
+    }
+}
+
+impl Deployment {
+    /// Whether `next` differs in where failed events go, and an environment of this one is as good as one of `next`.
+    pub(crate) fn serves_as_well_as(&self, next: &Self) -> bool {
+        let moved = Self {
+            id: next.id,
+            dead_letter_queue: next.dead_letter_queue.clone(),
+            last_modified: next.last_modified,
+            ..self.clone()
+        };
+        self.dead_letter_queue != next.dead_letter_queue && moved == *next
     }
 }
 
@@ -248,6 +301,30 @@ pub(crate) mod tests {
 
     use super::*;
 
+    fn destinations() -> impl Strategy<Value = Option<Destination>> {
+        let arn = prop_oneof![
+            "arn:aws:(sqs|sns):eu-central-1:123456789012:[a-z]{1,9}",
+            "arn:aws:(s3|file):::[a-z]{1,9}",
+            "arn:aws:lambda:eu-central-1:123456789012:function:[a-z]{1,9}",
+        ];
+        prop::option::of(arn.prop_map(|arn| arn.parse().unwrap()))
+    }
+
+    fn event_invoke_configs() -> impl Strategy<Value = EventInvokeConfig> {
+        let numbers = (prop::option::of(0..=2_u32), prop::option::of(60..=21_600_u32), any::<u64>());
+        (numbers, destinations(), destinations()).prop_map(
+            |((maximum_retry_attempts, maximum_event_age, last_modified), on_success, on_failure)| {
+                EventInvokeConfig {
+                    maximum_retry_attempts,
+                    maximum_event_age,
+                    on_success,
+                    on_failure,
+                    last_modified,
+                }
+            },
+        )
+    }
+
     fn deployments() -> impl Strategy<Value = Deployment> {
         let text = "\\PC{0,20}";
         let id =
@@ -265,8 +342,15 @@ pub(crate) mod tests {
                 zip_key,
             },
         );
-        ((id(), text, text, text), (any::<u32>(), any::<u32>(), any::<u64>()), code, variables).prop_map(
-            |((id, handler, role, description), (timeout, memory, last_modified), code, variables)| {
+        let numbers = (any::<u32>(), any::<u32>(), any::<u64>());
+        ((id(), text, text, text), numbers, code, variables, destinations()).prop_map(
+            |(
+                (id, handler, role, description),
+                (timeout, memory, last_modified),
+                code,
+                variables,
+                dead_letter_queue,
+            )| {
                 Deployment {
                     id,
                     runtime: RuntimeName::new("python3.11"),
@@ -283,6 +367,7 @@ pub(crate) mod tests {
                         system_log_level: None,
                         log_group: None,
                     },
+                    dead_letter_queue,
                     code,
                     variables,
                     last_modified,
@@ -304,8 +389,12 @@ pub(crate) mod tests {
             "\\PC{0,9}".prop_map(|reason| Update::Failed { reason })
         ];
         let tags = prop::collection::btree_map("\\PC{0,9}", "\\PC{0,9}", 0..3);
-        ("[a-zA-Z0-9_-]{1,64}", any::<u128>(), state, update, deployments(), tags).prop_map(
-            |(name, revision, state, update, current, tags)| FunctionRecord {
+        let recursive_loop = prop_oneof![Just(RecursiveLoop::Allow), Just(RecursiveLoop::Terminate)];
+        let qualifier = prop_oneof![Just("$LATEST".to_owned()), "[1-9]", "[a-z]{1,9}"];
+        let event_invoke = prop::collection::btree_map(qualifier, event_invoke_configs(), 0..3);
+        let name = "[a-zA-Z0-9_-]{1,64}";
+        (name, any::<u128>(), state, update, deployments(), tags, event_invoke, recursive_loop).prop_map(
+            |(name, revision, state, update, current, tags, event_invoke, recursive_loop)| FunctionRecord {
                 arn: FunctionArn {
                     region: "eu-central-1".parse().unwrap(),
                     account: "123456789012".parse().unwrap(),
@@ -316,6 +405,8 @@ pub(crate) mod tests {
                 update,
                 current,
                 tags,
+                event_invoke,
+                recursive_loop,
             },
         )
     }
@@ -331,8 +422,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_record_of_a_newer_format_or_with_unknown_members_is_refused() {
-        let newer = br#"{"format":2,"function":{"anything":1}}"#;
-        assert!(matches!(FunctionRecord::decode(newer), Err(RecordError::Newer(2))));
+        let newer = br#"{"format":3,"function":{"anything":1}}"#;
+        assert!(matches!(FunctionRecord::decode(newer), Err(RecordError::Newer(3))));
         assert!(matches!(FunctionRecord::decode(b"{}"), Err(RecordError::Malformed(_))));
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let record = records().new_tree(&mut runner).unwrap().current();
@@ -342,5 +433,46 @@ pub(crate) mod tests {
             1,
         );
         assert!(FunctionRecord::decode(extended.as_bytes()).is_err());
+    }
+
+    /// Written when format 1 was the newest. It must stay readable for ever.
+    const FORMAT_1: &[u8] = include_bytes!("../tests/golden/1/function-record.json");
+
+    #[test]
+    fn a_record_of_format_1_is_read_with_the_defaults_of_what_it_lacks() {
+        let record = FunctionRecord::decode(FORMAT_1).unwrap();
+        assert_eq!(record.arn.to_string(), "arn:aws:lambda:eu-central-1:123456789012:function:golden");
+        assert_eq!((record.current.timeout, record.shown().timeout), (3, 30));
+        assert!(record.current.variables.is_some());
+        assert_eq!(record.deployments().filter_map(|one| one.dead_letter_queue.as_ref()).count(), 0);
+        assert_eq!((record.event_invoke.len(), record.recursive_loop), (0, RecursiveLoop::Terminate));
+        assert_eq!(record.event_invoke_policy(), EventInvokePolicy::default());
+        let written = record.encode();
+        assert!(written.starts_with(br#"{"format":2,"#), "what is written anew is of the newest format");
+        assert_eq!(FunctionRecord::decode(&written).unwrap(), record);
+    }
+
+    #[test]
+    fn a_function_without_a_configuration_of_its_own_has_the_defaults_and_one_with_it_has_that() {
+        let mut record = FunctionRecord::decode(FORMAT_1).unwrap();
+        let queue: Destination = "arn:aws:sqs:eu-central-1:123456789012:failed".parse().unwrap();
+        let config = EventInvokeConfig {
+            maximum_retry_attempts: Some(0),
+            maximum_event_age: None,
+            on_success: None,
+            on_failure: Some(queue.clone()),
+            last_modified: 0,
+        };
+        record.event_invoke.insert("7".into(), config.clone());
+        assert_eq!(record.event_invoke_policy(), EventInvokePolicy::default(), "that is another version's");
+        record.event_invoke.insert("$LATEST".into(), config);
+        record.recursive_loop = RecursiveLoop::Allow;
+        let expected = EventInvokePolicy {
+            maximum_retry_attempts: 0,
+            on_failure: Some(queue),
+            recursive_loop: RecursiveLoop::Allow,
+            ..EventInvokePolicy::default()
+        };
+        assert_eq!(record.event_invoke_policy(), expected);
     }
 }

@@ -16,6 +16,7 @@ use control::{AccessKeys, ControlPlane};
 use http::{HeaderValue, Request, StatusCode, header::EXPECT, request::Parts};
 use hyper::body::{Body as _, Incoming};
 use invoker::{InvokeError, InvokeOutcome, InvokeRequest};
+use poller_fleet::{AcceptEvents, DeadLetters};
 use tokio::time::Instant;
 use tower::Service;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
@@ -29,6 +30,7 @@ use crate::{
     handlers::{self, Built, Call, CodeLink, InvokeCall},
     metrics,
     model::{Json, Members, Model, Operation, Params},
+    operations,
     signature::{self, Declared, Pending, Scope, Verified},
 };
 
@@ -43,6 +45,10 @@ pub struct Services<S> {
     pub keys: Arc<AccessKeys>,
     /// Runs functions.
     pub invoker: S,
+    /// Queues events.
+    pub events: Arc<dyn AcceptEvents>,
+    /// What could not be processed, for operators.
+    pub dead_letters: Arc<dyn DeadLetters>,
     pub clock: Arc<dyn Clock>,
     pub probes: Probes,
 }
@@ -83,10 +89,12 @@ pub(crate) struct Shared {
     pub(crate) drain: Drain,
     pub(crate) control: ControlPlane,
     pub(crate) keys: Arc<AccessKeys>,
+    pub(crate) events: Arc<dyn AcceptEvents>,
+    pub(crate) dead_letters: Arc<dyn DeadLetters>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) scope: Scope,
     probes: Probes,
-    payloads: Budget,
+    pub(crate) payloads: Budget,
     uploads: Budget,
 }
 
@@ -110,6 +118,8 @@ impl Shared {
         config: Config,
         control: ControlPlane,
         keys: Arc<AccessKeys>,
+        events: Arc<dyn AcceptEvents>,
+        dead_letters: Arc<dyn DeadLetters>,
         clock: Arc<dyn Clock>,
         probes: Probes,
     ) -> Arc<Self> {
@@ -121,6 +131,8 @@ impl Shared {
             config,
             control,
             keys,
+            events,
+            dead_letters,
             clock,
             probes,
         })
@@ -146,7 +158,7 @@ impl Shared {
         incoming: &mut Incoming,
     ) -> Result<Admitted, ApiError> {
         let mut pending = self.authenticate(parts)?;
-        let cap = built.map_or(Built::OTHER_BYTES, Built::body_bytes);
+        let cap = built.map_or(Built::OTHER_BYTES, |built| built.body_bytes(&parts.headers));
         let length = body::declared_len(incoming, cap);
         if length > cap {
             return Err(too_large(operation, cap));
@@ -235,7 +247,7 @@ where
                 (Door::Api { .. }, Some((operation, params))) => {
                     self.operation(operation, &params, &parts, &mut incoming, request_id, door).await
                 }
-                (Door::Api { .. }, None) => self.other(&parts).await,
+                (Door::Api { .. }, None) => self.other(&parts, &mut incoming).await,
                 (Door::Operations, _) => Err(unknown(&parts)),
             };
             match outcome {
@@ -273,30 +285,28 @@ where
             return Err(not_built(operation));
         };
         let query = signature::decode_query(parts.uri.query());
-        let json = match built {
-            Built::Invoke => Json::Null,
-            _ => document(&received)?,
-        };
+        let json = if built.takes_payload() { Json::Null } else { document(&received)? };
         let members = Members { params, query: &query, headers: &parts.headers, body: &json };
         Model::get().validate(operation, &members)?;
         handlers::refuse_unavailable(built, operation, &members)?;
         let call = Call { members: &members, access_key_id: access_key_id.as_deref() };
         let control = &shared.control;
-        if built != Built::Invoke
+        if !built.takes_payload()
             && let Ok(function) = call.function()
         {
             Span::current().record("function", tracing::field::display(&function.name));
         }
+        let invocation = || InvokeCall {
+            members: &members,
+            payload: received.bytes.clone(),
+            request_id,
+            now: shared.clock.now(),
+        };
         let answer = match built {
             Built::Invoke => {
-                let call = InvokeCall {
-                    members: &members,
-                    payload: received.bytes.clone(),
-                    request_id,
-                    now: shared.clock.now(),
-                };
-                handlers::invoke(control, self.invoker.clone(), call).await?
+                handlers::invoke(control, self.invoker.clone(), &*shared.events, invocation()).await?
             }
+            Built::InvokeAsync => handlers::invoke_async(control, &*shared.events, invocation()).await?,
             Built::CreateFunction => handlers::create(control, &call).await?,
             Built::UpdateFunctionCode => handlers::update_code(control, &call).await?,
             Built::UpdateFunctionConfiguration => handlers::update_configuration(control, &call).await?,
@@ -309,12 +319,17 @@ where
             Built::GetAccountSettings => {
                 handlers::account_settings(control, shared.config.account_concurrency)?
             }
+            Built::EventInvoke(operation) => handlers::event_invoke(control, operation, &call).await?,
+            Built::Recursion(operation) => handlers::recursion(control, operation, &call).await?,
         };
         Ok(answer.map(|body| body.holding(reservation)))
     }
 
     /// Paths that are not of the Lambda API.
-    async fn other(&self, parts: &Parts) -> Result<Answer, ApiError> {
+    async fn other(&self, parts: &Parts, incoming: &mut Incoming) -> Result<Answer, ApiError> {
+        if let Some(operation) = operations::Operation::parse(parts) {
+            return operation.answer(&self.shared, parts, incoming).await;
+        }
         match CodeLink::parse(parts) {
             Some(link) => {
                 if let Some(pending) = self.shared.authenticate(parts)? {

@@ -22,6 +22,7 @@ mod edge;
 mod handlers;
 mod metrics;
 mod model;
+mod operations;
 mod server;
 mod signature;
 mod stall;

@@ -104,7 +104,15 @@ where
         }
         let connections = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let edge = Edge::new(
-            Shared::new(config, services.control, services.keys, services.clock, services.probes),
+            Shared::new(
+                config,
+                services.control,
+                services.keys,
+                services.events,
+                services.dead_letters,
+                services.clock,
+                services.probes,
+            ),
             services.invoker,
         );
         Ok(Self { listeners, tls, edge, connections, addresses, metrics_address })

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use http::HeaderMap;
-use types::TraceContext;
+use types::{Lineage, TraceContext};
 use uuid::Uuid;
 
 /// Header of the X-Ray form.
@@ -23,6 +23,7 @@ struct Trace {
     /// 16 lower-case hexadecimal digits.
     parent: String,
     sampled: bool,
+    lineage: Lineage,
 }
 
 /// The caller's trace, or a new one that is not sampled. Where both forms are there, X-Ray's wins: it is the API's own.
@@ -45,6 +46,7 @@ impl Trace {
             id: format!("{:08x}{}", now.as_secs() & u64::from(u32::MAX), &random[8..]),
             parent: random_span(),
             sampled: false,
+            lineage: Lineage::default(),
         }
     }
 
@@ -65,7 +67,10 @@ impl Trace {
         }
         let parent =
             field("Parent").filter(|parent| is_hex(parent, 16)).map_or_else(random_span, str::to_owned);
-        Some(Self { id: format!("{seconds}{rest}"), parent, sampled: field("Sampled") == Some("1") })
+        // What is malformed is left out; nothing can fail.
+        let lineage = field("Lineage").unwrap_or_default().parse().unwrap_or_default();
+        let sampled = field("Sampled") == Some("1");
+        Some(Self { id: format!("{seconds}{rest}"), parent, sampled, lineage })
     }
 
     fn from_traceparent(text: &str) -> Option<Self> {
@@ -81,16 +86,18 @@ impl Trace {
             return None;
         }
         let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
-        Some(Self { id: id.to_owned(), parent: parent.to_owned(), sampled })
+        let (id, parent) = (id.to_owned(), parent.to_owned());
+        Some(Self { id, parent, sampled, lineage: Lineage::default() })
     }
 
-    fn context(&self) -> TraceContext {
-        let Self { id, parent, sampled } = self;
+    fn context(self) -> TraceContext {
+        let Self { id, parent, sampled, lineage } = self;
         let (seconds, rest) = id.split_at(8);
-        let sampled = u8::from(*sampled);
+        let sampled = u8::from(sampled);
         TraceContext {
             xray: format!("Root=1-{seconds}-{rest};Parent={parent};Sampled={sampled}"),
             traceparent: format!("00-{id}-{parent}-{sampled:02x}"),
+            lineage,
         }
     }
 }
@@ -125,9 +132,17 @@ mod tests {
         let expected = TraceContext {
             xray: String::from("Root=1-67891233-abcdef012345678912345678;Parent=463ac35c9f6413ad;Sampled=1"),
             traceparent: format!("00-{ID}-463ac35c9f6413ad-01"),
+            lineage: Lineage::default(),
         };
         assert_eq!(of(&[(XRAY, &expected.xray)]), expected);
         assert_eq!(of(&[(TRACEPARENT, &expected.traceparent)]), expected);
+    }
+
+    #[test]
+    fn a_lineage_is_taken_over() {
+        let trace = of(&[(XRAY, "Root=1-67891233-abcdef012345678912345678;Lineage=a87bd80c:3;Sampled=0")]);
+        assert_eq!(trace.lineage.to_string(), "a87bd80c:3");
+        assert!(!trace.xray.contains("Lineage") && trace.header().ends_with(";Sampled=0;Lineage=a87bd80c:3"));
     }
 
     #[test]

@@ -157,7 +157,7 @@ fn event(request: &InvokeRequest, clock: &dyn Clock) -> Invoke {
         request_id: request.request_id.to_string(),
         deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         invoked_function_arn: request.invoked_arn.clone(),
-        xray_trace_id: request.trace.xray.clone(),
+        xray_trace_id: request.trace.header(),
         traceparent: Some(request.trace.traceparent.clone()),
         client_context: request.client_context.clone(),
         cognito_identity: None,

@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod env;
@@ -33,6 +34,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Kernel(arguments) => kernel::run(&global, &arguments),
         Command::Logs(arguments) => logs::run(&global, &arguments),
         Command::Queue(arguments) => queue::run(&global, &arguments),
+        Command::DeadLetters(arguments) => dead_letters::run(&global, &arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
         Command::Demo(arguments) => demo::run(&global, &arguments),

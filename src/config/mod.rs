@@ -10,6 +10,7 @@
 //! `default.toml` is the single list of keys: it documents them, gives their defaults, and is what `waterwheel config
 //! print` writes. A key that it does not name is refused in every layer; a key that [`Config`] does not read fails a test.
 
+mod events;
 mod layers;
 mod microvm;
 mod print;
@@ -19,6 +20,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use types::{AccountId, Region};
 
+use events::{Destinations, Events, Queue};
 pub(crate) use layers::{ConfigError, Layers};
 pub(crate) use microvm::Microvm;
 pub(crate) use print::print;
@@ -35,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) account: Account,
     pub(crate) environments: Environments,
     pub(crate) microvm: Microvm,
+    pub(crate) queue: Queue,
+    pub(crate) events: Events,
+    pub(crate) destinations: Destinations,
     pub(crate) runtimes: Runtimes,
     pub(crate) logs: Logs,
     pub(crate) telemetry: Telemetry,
@@ -119,6 +124,9 @@ impl Config {
             account: Account { id: layers.get("account", "id")?, region: layers.get("account", "region")? },
             environments: Environments::read(layers)?,
             microvm: Microvm::read(layers)?,
+            queue: Queue::read(layers)?,
+            events: Events::read(layers)?,
+            destinations: Destinations::read(layers)?,
             runtimes: Runtimes { dir: layers.get::<Optional<PathBuf>>("runtimes", "dir")?.0 },
             logs: Logs { bytes_per_function: layers.get::<ByteSize>("logs", "bytes_per_function")?.0 },
             telemetry: Telemetry::read(layers)?,

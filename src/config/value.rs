@@ -91,6 +91,14 @@ impl<T: Read> Read for Optional<T> {
     }
 }
 
+impl Read for bool {
+    const EXPECTED: &'static str = "true or false";
+
+    fn read(value: &Value) -> Option<Self> {
+        value.as_bool()
+    }
+}
+
 impl Read for Auth {
     const EXPECTED: &'static str = "\"required\" or \"disabled\"";
 

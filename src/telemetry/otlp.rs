@@ -17,7 +17,7 @@ use opentelemetry_sdk::{
 use tracing::{Span, Subscriber, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::{Layer, registry::LookupSpan};
-use types::TraceContext;
+use types::{Lineage, TraceContext};
 
 use super::BoxedLayer;
 
@@ -77,7 +77,8 @@ pub(super) fn adopt(span: &Span, trace: &mut TraceContext) {
     let context = span.context();
     let own = context.span().span_context().clone();
     if own.is_valid() {
-        *trace = render(own.trace_id(), own.span_id(), flags);
+        let lineage = std::mem::take(&mut trace.lineage);
+        *trace = TraceContext { lineage, ..render(own.trace_id(), own.span_id(), flags) };
     }
 }
 
@@ -97,6 +98,7 @@ fn render(trace: TraceId, span: SpanId, flags: TraceFlags) -> TraceContext {
     TraceContext {
         xray: format!("Root=1-{seconds}-{rest};Parent={span};Sampled={sampled}"),
         traceparent: format!("00-{id}-{span}-{sampled:02x}"),
+        lineage: Lineage::default(),
     }
 }
 

@@ -15,6 +15,7 @@ import botocore.exceptions
 import pytest
 
 import model
+from harness.errors import refused
 from harness.functions import ECHO, ROLE, Functions, fresh_name, package, python
 from harness.server import REGION
 
@@ -22,17 +23,6 @@ OTHER = "def lambda_handler(event, context):\n    return 'other'\n"
 
 def sha256(code):
     return base64.b64encode(hashlib.sha256(code).digest()).decode()
-
-
-def refused(client, operation, code, status, message=None, **arguments):
-    """Calls and returns the error, which must be this one."""
-    with pytest.raises(botocore.exceptions.ClientError) as caught:
-        getattr(client, operation)(**arguments)
-    response = caught.value.response
-    assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status), response
-    if message is not None:
-        assert re.search(message, response["Error"]["Message"]), response["Error"]["Message"]
-    return response
 
 
 # === create ===

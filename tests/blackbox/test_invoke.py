@@ -7,7 +7,6 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-import botocore.exceptions
 import pytest
 
 import model
@@ -201,12 +200,6 @@ def test_a_dry_run_validates_and_runs_nothing(functions, client, wire):
     assert functions.invoke(name, {}).succeeded()["calls"] == 1
     answer = wire.invoke("nobody", headers={"X-Amz-Invocation-Type": "DryRun"})
     assert answer.error == "ResourceNotFoundException"
-
-
-def test_event_is_refused_by_name_until_it_is_built(client, echo):
-    with pytest.raises(botocore.exceptions.ClientError) as caught:
-        client.invoke(FunctionName=echo, InvocationType="Event", Payload=b"{}")
-    assert "Event" in caught.value.response["Error"]["Message"]
 
 
 def test_an_unknown_invocation_type_is_refused(wire, echo):

@@ -9,7 +9,9 @@ from harness.server import REGION
 # What this server has built; every other operation of the model must say that it has not.
 BUILT = {
     "CreateFunction", "GetFunction", "GetFunctionConfiguration", "ListFunctions", "UpdateFunctionCode",
-    "UpdateFunctionConfiguration", "DeleteFunction", "Invoke", "GetAccountSettings",
+    "UpdateFunctionConfiguration", "DeleteFunction", "Invoke", "GetAccountSettings", "PutFunctionEventInvokeConfig",
+    "UpdateFunctionEventInvokeConfig", "GetFunctionEventInvokeConfig", "DeleteFunctionEventInvokeConfig",
+    "ListFunctionEventInvokeConfigs", "PutFunctionRecursionConfig", "GetFunctionRecursionConfig",
 }
 
 

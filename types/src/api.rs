@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::RecursiveLoop;
+
 /// `CreateFunction`, its `Code.ZipFile` already decoded from base64.
 #[derive(Clone)]
 pub struct CreateFunction {
@@ -53,6 +55,24 @@ pub struct Settings {
     /// `PassThrough` or `Active`.
     pub tracing_mode: Option<String>,
     pub logging: Option<LoggingConfig>,
+    /// `DeadLetterConfig.TargetArn`; empty for none.
+    pub dead_letter_target: Option<String>,
+}
+
+/// What PutFunctionEventInvokeConfig and UpdateFunctionEventInvokeConfig carry. `None` = default on put, unchanged on update.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventInvokeSettings {
+    pub maximum_retry_attempts: Option<u32>,
+    /// Seconds.
+    pub maximum_event_age: Option<u32>,
+    pub destinations: Option<DestinationSettings>,
+}
+
+/// `DestinationConfig` as a caller gave it: ARNs that nobody has looked at yet, empty for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DestinationSettings {
+    pub on_success: Option<String>,
+    pub on_failure: Option<String>,
 }
 
 /// `FunctionConfiguration`: what create, update, get and list answer.
@@ -75,6 +95,8 @@ pub struct FunctionConfiguration {
     /// Base64 of the SHA-256 of the uploaded ZIP.
     pub code_sha256: String,
     pub version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter_config: Option<DeadLetterConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub environment: Option<EnvironmentResponse>,
     pub tracing_config: TracingConfig,
@@ -123,6 +145,12 @@ pub struct EnvironmentError {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
+pub struct DeadLetterConfig {
+    pub target_arn: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct TracingConfig {
     pub mode: String,
 }
@@ -166,6 +194,55 @@ pub struct FunctionPage {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_marker: Option<String>,
     pub functions: Vec<FunctionConfiguration>,
+}
+
+/// `FunctionEventInvokeConfig`: what put, update, get and list answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct FunctionEventInvokeConfig {
+    /// Seconds since the Unix epoch, to the millisecond.
+    pub last_modified: f64,
+    /// With the qualifier that the configuration belongs to.
+    pub function_arn: String,
+    /// Absent where it was not set, as on AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maximum_retry_attempts: Option<u32>,
+    /// Absent where it was not set, as on AWS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maximum_event_age_in_seconds: Option<u32>,
+    pub destination_config: DestinationConfig,
+}
+
+/// `DestinationConfig`. Both are there always, without a `Destination` where there is none, as on AWS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DestinationConfig {
+    pub on_success: OnOutcome,
+    pub on_failure: OnOutcome,
+}
+
+/// `OnSuccess` and `OnFailure`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct OnOutcome {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+}
+
+/// One page of ListFunctionEventInvokeConfigs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct EventInvokeConfigPage {
+    pub function_event_invoke_configs: Vec<FunctionEventInvokeConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_marker: Option<String>,
+}
+
+/// What PutFunctionRecursionConfig and GetFunctionRecursionConfig answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RecursionConfig {
+    pub recursive_loop: RecursiveLoop,
 }
 
 /// `AccountUsage` of GetAccountSettings.

@@ -175,6 +175,14 @@ impl FunctionArn {
 
 // === impl FunctionRef ===
 
+impl FunctionRef {
+    /// The ARN without a qualifier; `None` if the caller gave no region or no account.
+    #[must_use]
+    pub fn into_arn(self) -> Option<FunctionArn> {
+        Some(FunctionArn { region: self.region?, account: self.account?, name: self.name })
+    }
+}
+
 impl FromStr for FunctionRef {
     type Err = ParseReferenceError;
 

@@ -17,6 +17,8 @@ pub enum ErrorCode {
     InvalidRequestContent,
     /// 400, a body that is not JSON at all
     Serialization,
+    /// 400, a function invoked too often in one chain
+    RecursiveInvocation,
     /// 412
     PreconditionFailed,
     /// 400
@@ -72,6 +74,7 @@ impl ErrorCode {
             Self::Validation => ("ValidationException", 400),
             Self::InvalidRequestContent => ("InvalidRequestContentException", 400),
             Self::Serialization => ("SerializationException", 400),
+            Self::RecursiveInvocation => ("RecursiveInvocationException", 400),
             Self::PreconditionFailed => ("PreconditionFailedException", 412),
             Self::CodeStorageExceeded => ("CodeStorageExceededException", 400),
             Self::RequestTooLarge => ("RequestEntityTooLargeException", 413),

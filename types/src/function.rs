@@ -24,7 +24,8 @@ impl fmt::Display for Version {
 }
 
 /// Names one state of a function's code and configuration. It changes with every update, so that an environment
-/// built before the update never serves after it, although the version (`$LATEST`) stays the same.
+/// built before the update never serves after it, although the version (`$LATEST`) stays the same. An update of nothing
+/// but where failed events go keeps it: that is nothing to an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeploymentId(Uuid);
 

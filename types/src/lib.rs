@@ -8,17 +8,25 @@
 pub mod api;
 mod arn;
 mod clock;
+mod destination;
 mod error;
+mod event_invoke;
 mod function;
+mod hash;
 mod keys;
 pub mod limits;
+mod lineage;
 mod log;
 mod request;
 
 pub use arn::{AccountId, FunctionArn, FunctionName, FunctionRef, ParseReferenceError, Qualifier, Region};
 pub use clock::{Clock, SystemClock};
+pub use destination::{Destination, ParseDestinationError};
 pub use error::{ApiError, ErrorCode};
+pub use event_invoke::{EventInvokePolicy, ParseRecursiveLoopError, RecursiveLoop};
 pub use function::{DeploymentId, FunctionSpec, MemorySize, RuntimeName, Version};
+pub use hash::stable_hash;
 pub use keys::{DataKey, KeyContext, KeyError, Keys, WrappedDataKey};
+pub use lineage::Lineage;
 pub use log::{LogEvent, LogSink};
 pub use request::{RequestId, TraceContext};

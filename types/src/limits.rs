@@ -4,6 +4,16 @@ use std::time::Duration;
 
 /// Largest payload of a RequestResponse invocation, bytes (DG: 6 MB).
 pub const SYNC_REQUEST_BYTES: usize = 6 * 1024 * 1024;
+/// Largest payload of an asynchronous invocation, bytes (DG: 1 MB).
+pub const ASYNC_REQUEST_BYTES: usize = 1024 * 1024;
+/// Default and most attempts after a failed first one (BC).
+pub const MAX_RETRY_ATTEMPTS: u32 = 2;
+/// Least age at which an asynchronous event may be given up (BC).
+pub const MIN_EVENT_AGE: Duration = Duration::from_secs(60);
+/// Default and greatest age of an asynchronous event (BC: 6 hours).
+pub const MAX_EVENT_AGE: Duration = Duration::from_secs(21_600);
+/// Times that a function may be invoked in one chain of invocations before the chain is taken for a loop (DG).
+pub const RECURSION_HOPS: u32 = 16;
 /// Largest buffered response, bytes (DG, as the runtime clients report it: 6 MB + 100).
 pub const SYNC_RESPONSE_BYTES: usize = 6_291_556;
 /// Largest `X-Amz-Client-Context`, bytes of base64 (BC).
@@ -37,6 +47,8 @@ pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// Functions on one page of ListFunctions when the caller names no number (DG: 50).
 pub const LIST_FUNCTIONS_PAGE: usize = 50;
+/// Most and default configurations on one page of ListFunctionEventInvokeConfigs (BC).
+pub const LIST_EVENT_INVOKE_CONFIGS_PAGE: usize = 50;
 /// Default account concurrency (DG).
 pub const ACCOUNT_CONCURRENCY: u32 = 1000;
 /// Default storage for all deployment packages of an account, bytes (DG: 75 GB).

@@ -4,8 +4,8 @@ use aws_lc_rs::digest;
 use types::{
     RuntimeName, Version,
     api::{
-        EnvironmentError, EnvironmentResponse, EphemeralStorage, FunctionConfiguration, RuntimeVersionConfig,
-        SnapStart, TracingConfig,
+        DeadLetterConfig, EnvironmentError, EnvironmentResponse, EphemeralStorage, FunctionConfiguration,
+        RuntimeVersionConfig, SnapStart, TracingConfig,
     },
 };
 
@@ -49,6 +49,10 @@ impl Shared {
             last_modified: timestamp(shown.last_modified),
             code_sha256: shown.code.sha256.clone(),
             version: Version::Latest.to_string(),
+            dead_letter_config: shown
+                .dead_letter_queue
+                .as_ref()
+                .map(|queue| DeadLetterConfig { target_arn: queue.to_string() }),
             environment: self.environment(record, shown),
             tracing_config: TracingConfig { mode: shown.tracing_mode.clone() },
             revision_id: record.revision.to_string(),

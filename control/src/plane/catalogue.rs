@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use types::{DeploymentId, FunctionName, FunctionSpec, api::AccountUsage};
+use types::{DeploymentId, EventInvokePolicy, FunctionName, FunctionSpec, api::AccountUsage};
 
 use crate::{metrics, record::FunctionRecord};
 
@@ -18,6 +18,8 @@ pub(super) struct Function {
     pub(super) current: Arc<FunctionSpec>,
     /// Of the deployment the API shows.
     pub(super) shown: Arc<FunctionSpec>,
+    /// Of the deployment that is served, and of the function.
+    pub(super) policy: EventInvokePolicy,
 }
 
 /// All functions by name. The lock is held for a look-up or a replacement only.
@@ -31,7 +33,8 @@ impl Function {
             true => Arc::clone(&current),
             false => Arc::new(record.spec(record.shown())),
         };
-        Arc::new(Self { record, current, shown })
+        let policy = record.event_invoke_policy();
+        Arc::new(Self { record, current, shown, policy })
     }
 }
 

@@ -1,12 +1,16 @@
 //! Create, update, delete.
 
-use std::{sync::Arc, sync::PoisonError, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
+    time::Instant,
+};
 
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use types::{
-    ApiError, DeploymentId, FunctionArn, FunctionName, FunctionRef, Qualifier, Version,
+    ApiError, DeploymentId, FunctionArn, FunctionName, FunctionRef, Qualifier, RecursiveLoop, Version,
     api::{CreateFunction, FunctionConfiguration, UpdateFunctionCode, UpdateFunctionConfiguration},
     limits,
 };
@@ -94,7 +98,7 @@ impl ControlPlane {
     }
 
     /// Runs a change in its function's turn, to its end whether or not the caller waits for it.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
         name: FunctionName,
@@ -168,6 +172,8 @@ impl Shared {
             update: Update::None,
             current,
             tags: request.tags,
+            event_invoke: BTreeMap::new(),
+            recursive_loop: RecursiveLoop::default(),
         };
         self.commit_deployment(None, record, id)
     }
@@ -211,6 +217,7 @@ impl Shared {
             ephemeral_storage: current.ephemeral_storage,
             tracing_mode: current.tracing_mode,
             logging: current.logging,
+            dead_letter_queue: current.dead_letter_queue,
         }
         .changed(&request.settings)?;
         let id = DeploymentId::random();
@@ -223,7 +230,11 @@ impl Shared {
         };
         let handler = request.handler.clone().unwrap_or(current.handler);
         let role = request.role.clone().unwrap_or(current.role);
-        let next = self.deployment(id, completed, current.code, variables, runtime, handler, role);
+        let mut next = self.deployment(id, completed, current.code, variables, runtime, handler, role);
+        if old.record.current.serves_as_well_as(&next) {
+            // The same environments go on: none of them knows where failed events go.
+            next.id = old.record.current.id;
+        }
         self.commit_update(&old, next)
     }
 
@@ -303,7 +314,7 @@ impl Shared {
         &self,
         arn: &FunctionArn,
         id: DeploymentId,
-        variables: &std::collections::BTreeMap<String, String>,
+        variables: &BTreeMap<String, String>,
     ) -> Result<Option<SealedVariables>, ChangeError> {
         if variables.is_empty() {
             return Ok(None);
@@ -329,7 +340,15 @@ impl Shared {
         handler: String,
         role: String,
     ) -> Deployment {
-        let Completed { description, timeout, memory, ephemeral_storage, tracing_mode, logging } = completed;
+        let Completed {
+            description,
+            timeout,
+            memory,
+            ephemeral_storage,
+            tracing_mode,
+            logging,
+            dead_letter_queue,
+        } = completed;
         Deployment {
             id,
             runtime,
@@ -341,6 +360,7 @@ impl Shared {
             ephemeral_storage,
             tracing_mode,
             logging,
+            dead_letter_queue,
             code,
             variables,
             last_modified: self.now(),
@@ -370,7 +390,10 @@ impl Shared {
             // Perhaps it is stored and names the artefacts; the next start knows.
             Err(error @ ChangeError::Store(StoreError::Unavailable(_))) => Err(error),
             Err(error) => {
-                self.remove_artefacts(new);
+                let named = |old: &Function| old.record.deployments().any(|one| one.code.artefact == new);
+                if !old.is_some_and(named) {
+                    self.remove_artefacts(new);
+                }
                 Err(error)
             }
         }
@@ -427,7 +450,7 @@ impl Shared {
         }
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.clock.now().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -89,6 +89,19 @@ pub(super) fn not_found(arn: &str) -> ApiError {
     ApiError::new(ErrorCode::ResourceNotFound, format!("Function not found: {arn}"))
 }
 
+/// Where event-invoke configurations are set or listed, AWS says only this.
+pub(super) fn no_such_function() -> ApiError {
+    ApiError::new(ErrorCode::ResourceNotFound, "The function doesn't exist.")
+}
+
+/// `qualified` is a function's ARN with its qualifier; AWS says the same where there is no such function.
+pub(super) fn no_event_invoke_config(qualified: &str) -> ApiError {
+    ApiError::new(
+        ErrorCode::ResourceNotFound,
+        format!("The function {qualified} doesn't have an EventInvokeConfig"),
+    )
+}
+
 pub(super) fn already_exists(name: &FunctionName) -> ApiError {
     ApiError::new(ErrorCode::ResourceConflict, format!("Function already exist: {name}"))
 }

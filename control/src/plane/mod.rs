@@ -17,6 +17,7 @@ mod answer;
 mod catalogue;
 mod change;
 mod errors;
+mod event_invoke;
 mod read;
 mod retirement;
 mod settings;

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 
 use types::{
-    ApiError, ErrorCode, FunctionName, MemorySize, RuntimeName,
+    ApiError, Destination, ErrorCode, FunctionName, MemorySize, RuntimeName,
     api::{LoggingConfig, Settings},
     limits,
 };
+
+use super::errors::invalid;
 
 /// Variables the platform sets itself (developer guide, "Defined runtime environment variables", the reserved ones).
 const RESERVED_VARIABLES: [&str; 20] = [
@@ -46,6 +48,7 @@ pub(super) struct Completed {
     pub(super) ephemeral_storage: MemorySize,
     pub(super) tracing_mode: String,
     pub(super) logging: LoggingConfig,
+    pub(super) dead_letter_queue: Option<Destination>,
 }
 
 impl Completed {
@@ -63,6 +66,7 @@ impl Completed {
                 system_log_level: None,
                 log_group: Some(format!("/aws/lambda/{name}")),
             },
+            dead_letter_queue: None,
         }
     }
 
@@ -92,6 +96,11 @@ impl Completed {
                 Some(logging) => changed_logging(self.logging, logging)?,
                 None => self.logging,
             },
+            dead_letter_queue: match settings.dead_letter_target.as_deref() {
+                Some("") => None,
+                Some(arn) => Some(dead_letter_queue(arn)?),
+                None => self.dead_letter_queue,
+            },
         })
     }
 }
@@ -117,8 +126,24 @@ fn changed_logging(old: LoggingConfig, new: &LoggingConfig) -> Result<LoggingCon
     })
 }
 
+/// Of the kinds of destination, a dead-letter queue can be those that take an event as it is.
+fn dead_letter_queue(arn: &str) -> Result<Destination, ApiError> {
+    // AWS's words as far as they are known.
+    let refuse = |why: String| {
+        let possible = "A dead-letter queue is an SQS queue, an SNS topic or a file (arn:aws:file:::NAME).";
+        invalid(format!("Invalid dead letter queue ARN: {why}. {possible}"))
+    };
+    match arn.parse::<Destination>() {
+        Ok(queue @ (Destination::Sqs { .. } | Destination::Sns { .. } | Destination::File { .. })) => {
+            Ok(queue)
+        }
+        Ok(other) => Err(refuse(format!("{arn:?} is of the service {:?}", other.service()))),
+        Err(error) => Err(refuse(error.to_string())),
+    }
+}
+
 /// The service model's own refusal, in its words.
-fn in_range(member: &str, value: u32, least: u32, most: u32) -> Result<(), ApiError> {
+pub(super) fn in_range(member: &str, value: u32, least: u32, most: u32) -> Result<(), ApiError> {
     let (bound, limit) = match value {
         value if value < least => ("greater", least),
         value if value > most => ("less", most),
@@ -271,6 +296,36 @@ mod tests {
         assert!(check_architectures(Some(&[architecture().into()])).is_ok());
         assert!(message(check_architectures(Some(&[other.into()]))).contains(architecture()));
         assert!(check_architectures(Some(&[architecture().into(), other.into()])).is_err());
+    }
+
+    #[test]
+    fn a_dead_letter_queue_is_a_queue_a_topic_or_a_file_and_an_empty_one_is_none() {
+        let target = |arn: &str| Settings { dead_letter_target: Some(arn.into()), ..Settings::default() };
+        for arn in [
+            "arn:aws:sqs:us-east-1:123456789012:failed",
+            "arn:aws:sns:eu-west-1:000000000000:failed",
+            "arn:aws:file:::failed",
+        ] {
+            let set = defaults().changed(&target(arn)).unwrap();
+            assert_eq!(set.dead_letter_queue.as_ref().unwrap().to_string(), arn);
+            let kept = set.changed(&Settings::default()).unwrap();
+            assert!(kept.dead_letter_queue.is_some());
+            assert_eq!(kept.changed(&target("")).unwrap().dead_letter_queue, None);
+        }
+        for arn in [
+            "arn:aws:s3:::bucket",
+            "arn:aws:events:us-east-1:123456789012:event-bus/default",
+            "arn:aws:lambda:us-east-1:123456789012:function:next",
+            "arn:aws:kinesis:us-east-1:123456789012:stream/s",
+            "arn:aws:sqs:us-east-1:123456789012:no queue",
+        ] {
+            let text = message(defaults().changed(&target(arn)));
+            assert!(
+                text.starts_with("InvalidParameterValueException: Invalid dead letter queue ARN: "),
+                "{text}"
+            );
+            assert!(text.contains(arn) && text.contains("an SQS queue, an SNS topic or a file"), "{text}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use types::{
     limits,
 };
 
-use super::Call;
+use super::{Call, text};
 use crate::{
     answer::{self, Answer},
     model::Json,
@@ -143,9 +143,7 @@ pub(crate) fn list(control: &ControlPlane, call: &Call<'_>, region: &str) -> Res
     if call.members.query("MasterRegion").is_some_and(|master| master != "ALL" && master != region) {
         return answer::json(StatusCode::OK, &FunctionPage { next_marker: None, functions: Vec::new() });
     }
-    let marker = call.members.query("Marker").filter(|marker| !marker.is_empty());
-    // The validator has refused what is no number from 1 to 10,000.
-    let most = call.members.query("MaxItems").and_then(|items| items.parse().ok());
+    let (marker, most) = call.page();
     answer::json(StatusCode::OK, &control.list_functions(marker, most)?)
 }
 
@@ -181,11 +179,8 @@ fn settings(body: &Json<'_>) -> Settings {
             system_log_level: text(logging, "SystemLogLevel"),
             log_group: text(logging, "LogGroup"),
         }),
+        dead_letter_target: body.get("DeadLetterConfig").and_then(|config| text(config, "TargetArn")),
     }
-}
-
-fn text(object: &Json<'_>, name: &str) -> Option<String> {
-    object.get(name).and_then(Json::as_str).map(str::to_owned)
 }
 
 fn map(object: &Json<'_>) -> Option<BTreeMap<String, String>> {

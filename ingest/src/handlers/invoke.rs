@@ -8,9 +8,10 @@ use control::ControlPlane;
 use futures::{FutureExt as _, StreamExt as _, stream};
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use invoker::{FunctionError, InvokeError, InvokeOutcome, InvokeRequest, OutcomeBody};
+use poller_fleet::{AcceptEvents, AsyncInvocation, WriteError};
 use serde::de::IgnoredAny;
 use tower::{Service, ServiceExt as _};
-use types::{ApiError, ErrorCode, FunctionSpec, RequestId, TraceContext, limits};
+use types::{ApiError, ErrorCode, FunctionRef, FunctionSpec, RecursiveLoop, RequestId, limits};
 
 use super::function_ref;
 use crate::{
@@ -19,7 +20,11 @@ use crate::{
     trace,
 };
 
-const INVOCATION_TYPE: &str = "x-amz-invocation-type";
+pub(crate) const INVOCATION_TYPE: &str = "x-amz-invocation-type";
+/// The invocation type of an event that is queued.
+pub(crate) const EVENT: &str = "Event";
+/// When a caller may ask again whose event found the disk full.
+const FULL_RETRY: Duration = Duration::from_secs(5);
 const LOG_TYPE: &str = "x-amz-log-type";
 const CLIENT_CONTEXT: &str = "x-amz-client-context";
 const EXECUTED_VERSION: &str = "x-amz-executed-version";
@@ -35,42 +40,92 @@ pub(crate) struct InvokeCall<'a> {
     pub(crate) now: Duration,
 }
 
-/// Runs the function and gives its answer, or says why it could not run.
+/// Runs the function and gives its answer, or queues the event, or says why neither could be done.
 pub(crate) async fn invoke<S>(
     control: &ControlPlane,
     invoker: S,
+    events: &dyn AcceptEvents,
     call: InvokeCall<'_>,
 ) -> Result<Answer, ApiError>
 where
     S: Service<InvokeRequest, Response = InvokeOutcome, Error = InvokeError>,
 {
-    let trace = trace::context(call.members.headers, call.now);
+    let request = prepare(control, &call)?;
+    let xray = request.trace.xray.clone();
     let mut answer = match call.members.header(INVOCATION_TYPE) {
-        Some("Event") => Err(ApiError::new(
-            ErrorCode::NotImplemented,
-            "InvocationType Event is not available yet; RequestResponse and DryRun are.",
-        )),
-        Some("DryRun") => {
-            prepare(control, &call, trace.clone())?;
-            Ok(answer::empty(StatusCode::NO_CONTENT))
+        Some(EVENT) => {
+            accept(events, request).await?;
+            answer::empty(StatusCode::ACCEPTED)
         }
+        Some("DryRun") => answer::empty(StatusCode::NO_CONTENT),
         _ => {
-            let request = prepare(control, &call, trace.clone())?;
-            let outcome = invoker.oneshot(request).await.map_err(|error| api_error(&error))?;
-            respond(outcome).await
+            refuse_loop(control, &request)?;
+            respond(invoker.oneshot(request).await.map_err(|error| api_error(&error))?).await?
         }
-    }?;
-    if let Ok(value) = HeaderValue::try_from(trace.xray) {
+    };
+    if let Ok(value) = HeaderValue::try_from(xray) {
         answer.headers_mut().insert(trace::XRAY, value);
     }
     Ok(answer)
 }
 
-fn prepare(
+/// `InvokeAsync`, the older form of an Event.
+pub(crate) async fn invoke_async(
     control: &ControlPlane,
-    call: &InvokeCall<'_>,
-    trace: TraceContext,
-) -> Result<InvokeRequest, ApiError> {
+    events: &dyn AcceptEvents,
+    call: InvokeCall<'_>,
+) -> Result<Answer, ApiError> {
+    accept(events, prepare(control, &call)?).await?;
+    Ok(answer::empty(StatusCode::ACCEPTED))
+}
+
+/// Queues the event; it is durable when this returns.
+async fn accept(events: &dyn AcceptEvents, request: InvokeRequest) -> Result<(), ApiError> {
+    let event = AsyncInvocation {
+        function: request.function.arn.clone(),
+        invoked_arn: request.invoked_arn,
+        request_id: request.request_id,
+        payload: request.payload,
+        client_context: request.client_context,
+        trace: request.trace,
+    };
+    events.accept(event).await.map_err(|error| {
+        tracing::error!(%error, "an event could not be queued");
+        match error {
+            WriteError::NoSpace => ApiError::new(
+                ErrorCode::ServiceUnavailable,
+                "The queue's disk is full: the event was not accepted.",
+            )
+            .retry_after(FULL_RETRY),
+            _ => {
+                ApiError::new(ErrorCode::Service, "The event could not be queued: it may be invoked or not.")
+            }
+        }
+    })
+}
+
+/// The end of a chain in which the function was invoked too often, unless it may be.
+fn refuse_loop(control: &ControlPlane, request: &InvokeRequest) -> Result<(), ApiError> {
+    let arn = &request.function.arn;
+    if request.trace.lineage.times(arn) <= limits::RECURSION_HOPS {
+        return Ok(());
+    }
+    let reference = FunctionRef { region: None, account: None, name: arn.name.clone(), qualifier: None };
+    match control.event_invoke_policy(&reference).map(|policy| policy.recursive_loop) {
+        Some(RecursiveLoop::Allow) => Ok(()),
+        _ => Err(ApiError::new(
+            ErrorCode::RecursiveInvocation,
+            format!(
+                "The function was invoked more than {} times in one chain of invocations, which looks like a loop. \
+                 Where it is meant, set its RecursiveLoop to Allow.",
+                limits::RECURSION_HOPS
+            ),
+        )),
+    }
+}
+
+fn prepare(control: &ControlPlane, call: &InvokeCall<'_>) -> Result<InvokeRequest, ApiError> {
+    let mut trace = trace::context(call.members.headers, call.now);
     let name = call.members.params.get("FunctionName").unwrap_or_default();
     let named = function_ref(name, call.members.query("Qualifier"))?;
     let client_context = call.members.header(CLIENT_CONTEXT).map(client_context).transpose()?;
@@ -83,6 +138,7 @@ fn prepare(
         error
     })?;
     tracing::Span::current().record("function", tracing::field::display(&function.arn));
+    trace.lineage.add(&function.arn);
     let invoked_arn =
         named.qualifier.map_or_else(|| function.arn.to_string(), |q| function.arn.qualified(&q));
     Ok(InvokeRequest {

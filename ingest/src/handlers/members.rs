@@ -5,7 +5,7 @@
 
 use types::{ApiError, ErrorCode};
 
-use super::Built;
+use super::{Built, EventInvokeOperation};
 use crate::model::{Json, Location, Member, Members, Model, Operation};
 
 /// Refuses a request that sets a member which is not available yet.
@@ -58,6 +58,7 @@ fn available(built: Built, member: &str) -> bool {
             "Architectures",
             "EphemeralStorage",
             "LoggingConfig",
+            "DeadLetterConfig",
         ],
         Built::UpdateFunctionCode => &["FunctionName", "ZipFile", "Architectures", "DryRun", "RevisionId"],
         Built::UpdateFunctionConfiguration => &[
@@ -73,12 +74,26 @@ fn available(built: Built, member: &str) -> bool {
             "RevisionId",
             "EphemeralStorage",
             "LoggingConfig",
+            "DeadLetterConfig",
         ],
+        Built::EventInvoke(EventInvokeOperation::Put | EventInvokeOperation::Update) => &[
+            "FunctionName",
+            "Qualifier",
+            "MaximumRetryAttempts",
+            "MaximumEventAgeInSeconds",
+            "DestinationConfig",
+        ],
+        Built::EventInvoke(EventInvokeOperation::List) => &["FunctionName", "Marker", "MaxItems"],
+        Built::Recursion(_) => &["FunctionName", "RecursiveLoop"],
         Built::Invoke => {
             &["FunctionName", "InvocationType", "LogType", "ClientContext", "Payload", "Qualifier"]
         }
+        Built::InvokeAsync => &["FunctionName", "InvokeArgs"],
         Built::ListFunctions => &["MasterRegion", "FunctionVersion", "Marker", "MaxItems"],
-        Built::GetFunction | Built::GetFunctionConfiguration | Built::DeleteFunction => {
+        Built::GetFunction
+        | Built::GetFunctionConfiguration
+        | Built::DeleteFunction
+        | Built::EventInvoke(EventInvokeOperation::Get | EventInvokeOperation::Delete) => {
             &["FunctionName", "Qualifier"]
         }
         Built::GetAccountSettings => &[],
@@ -133,6 +148,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_acted_on_is_accepted() {
+        let body = r#"{"DeadLetterConfig":{"TargetArn":"arn:aws:sqs:us-east-1:123456789012:q"}}"#;
+        assert_eq!(check(body), Ok(()));
+    }
+
+    #[test]
     fn what_would_change_something_is_refused_by_name() {
         for (body, member) in [
             (r#"{"Publish":true}"#, "Publish"),
@@ -142,10 +163,6 @@ mod tests {
             (r#"{"PackageType":"Image"}"#, "PackageType"),
             (r#"{"Code":{"S3Bucket":"b","S3Key":"k"}}"#, "Code.S3Bucket"),
             (r#"{"Code":{"ImageUri":"i"}}"#, "Code.ImageUri"),
-            (
-                r#"{"DeadLetterConfig":{"TargetArn":"arn:aws:sqs:us-east-1:123456789012:q"}}"#,
-                "DeadLetterConfig",
-            ),
             (r#"{"KMSKeyArn":"arn:aws:kms:us-east-1:123456789012:key/1"}"#, "KMSKeyArn"),
         ] {
             let error = check(body).unwrap_err();

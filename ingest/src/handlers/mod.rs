@@ -1,19 +1,22 @@
 //! What each operation does with a request that is authentic, complete and well formed.
 
 mod code;
+mod event_invoke;
 mod functions;
 mod invoke;
 mod members;
 
+use http::HeaderMap;
 use types::{ApiError, ErrorCode, FunctionRef, Qualifier};
 
-use crate::model::{Members, Operation, validation_error};
+use crate::model::{Json, Members, Operation, validation_error};
 
 pub(crate) use code::CodeLink;
+pub(crate) use event_invoke::{EventInvokeOperation, RecursionOperation, event_invoke, recursion};
 pub(crate) use functions::{
     account_settings, create, delete, get, get_configuration, list, update_code, update_configuration,
 };
-pub(crate) use invoke::{InvokeCall, invoke};
+pub(crate) use invoke::{InvokeCall, invoke, invoke_async};
 pub(crate) use members::refuse_unavailable;
 
 /// Operations that run here. All others answer that they are not available yet.
@@ -21,11 +24,14 @@ pub(crate) use members::refuse_unavailable;
 pub(crate) enum Built {
     CreateFunction,
     DeleteFunction,
+    EventInvoke(EventInvokeOperation),
     GetAccountSettings,
     GetFunction,
     GetFunctionConfiguration,
     Invoke,
+    InvokeAsync,
     ListFunctions,
+    Recursion(RecursionOperation),
     UpdateFunctionCode,
     UpdateFunctionConfiguration,
 }
@@ -50,13 +56,21 @@ impl Built {
         Some(match operation.name.as_str() {
             "CreateFunction" => Self::CreateFunction,
             "DeleteFunction" => Self::DeleteFunction,
+            "DeleteFunctionEventInvokeConfig" => Self::EventInvoke(EventInvokeOperation::Delete),
             "GetAccountSettings" => Self::GetAccountSettings,
             "GetFunction" => Self::GetFunction,
             "GetFunctionConfiguration" => Self::GetFunctionConfiguration,
+            "GetFunctionEventInvokeConfig" => Self::EventInvoke(EventInvokeOperation::Get),
+            "GetFunctionRecursionConfig" => Self::Recursion(RecursionOperation::Get),
             "Invoke" => Self::Invoke,
+            "InvokeAsync" => Self::InvokeAsync,
+            "ListFunctionEventInvokeConfigs" => Self::EventInvoke(EventInvokeOperation::List),
             "ListFunctions" => Self::ListFunctions,
+            "PutFunctionEventInvokeConfig" => Self::EventInvoke(EventInvokeOperation::Put),
+            "PutFunctionRecursionConfig" => Self::Recursion(RecursionOperation::Put),
             "UpdateFunctionCode" => Self::UpdateFunctionCode,
             "UpdateFunctionConfiguration" => Self::UpdateFunctionConfiguration,
+            "UpdateFunctionEventInvokeConfig" => Self::EventInvoke(EventInvokeOperation::Update),
             _ => return None,
         })
     }
@@ -65,10 +79,18 @@ impl Built {
         matches!(self, Self::CreateFunction | Self::UpdateFunctionCode)
     }
 
+    /// Whether the body is the payload of an invocation, whatever it is.
+    pub(crate) fn takes_payload(self) -> bool {
+        matches!(self, Self::Invoke | Self::InvokeAsync)
+    }
+
     /// Size of the largest body, bytes.
-    pub(crate) fn body_bytes(self) -> usize {
+    pub(crate) fn body_bytes(self, headers: &HeaderMap) -> usize {
+        let is_event = || headers.get(invoke::INVOCATION_TYPE).is_some_and(|kind| kind == invoke::EVENT);
         match self {
             Self::CreateFunction | Self::UpdateFunctionCode => Self::UPLOAD_BYTES,
+            Self::InvokeAsync => types::limits::ASYNC_REQUEST_BYTES,
+            Self::Invoke if is_event() => types::limits::ASYNC_REQUEST_BYTES,
             Self::Invoke => types::limits::SYNC_REQUEST_BYTES,
             _ => Self::OTHER_BYTES,
         }
@@ -85,6 +107,17 @@ impl Call<'_> {
             self.members.query("Qualifier"),
         )
     }
+
+    /// `Marker` and `MaxItems` of a list.
+    fn page(&self) -> (Option<&str>, Option<usize>) {
+        let marker = self.members.query("Marker").filter(|marker| !marker.is_empty());
+        // The validator has refused what is no number in the model's range.
+        (marker, self.members.query("MaxItems").and_then(|items| items.parse().ok()))
+    }
+}
+
+fn text(object: &Json<'_>, name: &str) -> Option<String> {
+    object.get(name).and_then(Json::as_str).map(str::to_owned)
 }
 
 /// A function as path and `Qualifier` name it: both may carry a qualifier, and then the same.
@@ -130,7 +163,7 @@ mod tests {
     #[test]
     fn every_built_operation_is_one_of_the_model() {
         let built = Model::get().operations().iter().filter_map(Built::of).count();
-        assert_eq!(built, 9);
+        assert_eq!(built, 17);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use invoker::{FunctionError, InvokeError, InvokeRequest};
+use poller_fleet::WriteError;
 use tokio::sync::Mutex;
 use tower::util::BoxCloneSyncService;
 use types::limits;
@@ -27,6 +28,75 @@ async fn an_answer_comes_back_whole_with_its_headers() {
     assert_eq!(reply.header("x-amz-function-error"), None);
     assert!(reply.header("x-amzn-trace-id").unwrap().starts_with("Root=1-"));
     assert!(reply.header("x-amzn-requestid").is_some() && reply.header("date").is_some());
+}
+
+#[tokio::test]
+async fn an_event_is_answered_when_it_is_queued_and_not_before() {
+    let edge = with(echo()).await;
+    let event = [("X-Amz-Invocation-Type", "Event")];
+    let reply = edge.invoke(&event, r#"{"n":1}"#).await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (202, 0));
+    assert_eq!(reply.header("x-amz-executed-version"), None);
+    {
+        let events = edge.accepted.events.lock().unwrap();
+        let [accepted] = &events[..] else { panic!("{events:?}") };
+        assert_eq!(reply.header("x-amzn-requestid"), Some(accepted.request_id.to_string().as_str()));
+        assert_eq!(accepted.payload, r#"{"n":1}"#);
+        assert_eq!(accepted.trace.lineage.times(&accepted.function), 1);
+    }
+    for (error, status, exception) in [
+        (WriteError::NoSpace, 503, "ServiceUnavailableException"),
+        (WriteError::Key("gone".into()), 500, "ServiceException"),
+    ] {
+        *edge.accepted.error.lock().unwrap() = Some(error);
+        let reply = edge.invoke(&event, "{}").await;
+        assert_eq!((reply.error().0, reply.error().1), (status, exception));
+        assert_eq!(reply.header("retry-after").is_some(), status == 503);
+    }
+}
+
+#[tokio::test]
+async fn an_event_of_a_megabyte_fits_and_a_byte_more_is_refused() {
+    let edge = with(echo()).await;
+    let json = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
+    let event = [("X-Amz-Invocation-Type", "Event")];
+    assert_eq!(edge.invoke(&event, json(limits::ASYNC_REQUEST_BYTES)).await.status, 202);
+    let reply = edge.invoke(&event, json(limits::ASYNC_REQUEST_BYTES + 1)).await;
+    let (status, exception, message) = reply.error();
+    assert_eq!((status, exception), (413, "RequestEntityTooLargeException"));
+    assert!(message.contains("1048576 bytes for the InvokeFunction operation"), "{message}");
+    assert_eq!(edge.invoke(&event, "{").await.error().1, "InvalidRequestContentException");
+    assert_eq!(edge.accepted.events.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn invoke_async_is_the_older_form_of_an_event() {
+    let edge = with(echo()).await;
+    let target = "/2014-11-13/functions/echo/invoke-async/";
+    let reply = edge.send("POST", target, &[], r#"{"n":1}"#).await;
+    assert_eq!((reply.status.as_u16(), reply.body.len()), (202, 0));
+    assert_eq!(edge.accepted.events.lock().unwrap()[0].payload, r#"{"n":1}"#);
+    assert_eq!(edge.send("POST", target, &[], "{").await.error().1, "InvalidRequestContentException");
+}
+
+#[tokio::test]
+async fn a_function_invoked_too_often_in_one_chain_is_stopped_unless_it_may_be() {
+    let edge = with(echo()).await;
+    edge.invoke(&[("X-Amz-Invocation-Type", "Event")], "{}").await;
+    let lineage = edge.accepted.events.lock().unwrap()[0].trace.lineage.to_string();
+    let header = |times: u32| {
+        let lineage = lineage.replace(":1", &format!(":{times}"));
+        format!("Root=1-67891233-abcdef012345678912345678;Lineage={lineage}")
+    };
+    assert_eq!(edge.invoke(&[("X-Amzn-Trace-Id", &header(15))], "{}").await.status, 200);
+    let reply = edge.invoke(&[("X-Amzn-Trace-Id", &header(16))], "{}").await;
+    assert_eq!((reply.error().0, reply.error().1), (400, "RecursiveInvocationException"));
+    // An event is accepted, and ends where the function's failed events go.
+    let event = [("X-Amz-Invocation-Type", "Event"), ("X-Amzn-Trace-Id", &header(16))];
+    assert_eq!(edge.invoke(&event, "{}").await.status, 202);
+    let allow = r#"{"RecursiveLoop":"Allow"}"#;
+    assert_eq!(edge.send("PUT", "/2024-08-31/functions/echo/recursion-config", &[], allow).await.status, 200);
+    assert_eq!(edge.invoke(&[("X-Amzn-Trace-Id", &header(16))], "{}").await.status, 200);
 }
 
 #[tokio::test]

@@ -1,17 +1,27 @@
 //! A real edge on loopback over a real control plane; only the function behind Invoke is the test's own.
 
-use std::{io::Write as _, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::ready,
+    io::Write as _,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aws_lc_rs::{digest, hmac};
 use bytes::Bytes;
 use control::{AccessKeys, ControlConfig, ControlPlane, LocalKeyring};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use ingest::{Authentication, Config, Probes, Server, Services};
 use invoker::{InvokeError, InvokeOutcome, InvokeRequest};
+use poller_fleet::{
+    AcceptEvents, AsyncInvocation, DeadLetters, WriteError,
+    dead_letters::{Error, Order, Page, Progress, Query, Shown},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -21,7 +31,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tower::util::BoxCloneSyncService;
-use types::{Clock, RuntimeName, Version};
+use types::{Clock, FunctionRef, RequestId, RuntimeName, Version};
 
 pub(crate) type Invoker = BoxCloneSyncService<InvokeRequest, InvokeOutcome, InvokeError>;
 
@@ -38,10 +48,48 @@ impl Clock for Fixed {
     }
 }
 
+/// Events that were accepted; refused while there is an error.
+#[derive(Default)]
+pub(crate) struct Accepted {
+    pub(crate) events: Mutex<Vec<AsyncInvocation>>,
+    pub(crate) error: Mutex<Option<WriteError>>,
+}
+
+impl AcceptEvents for Accepted {
+    fn accept(&self, event: AsyncInvocation) -> BoxFuture<'_, Result<(), WriteError>> {
+        let refused = self.error.lock().unwrap().clone();
+        self.events.lock().unwrap().push(event);
+        ready(refused.map_or(Ok(()), Err)).boxed()
+    }
+}
+
+/// A store that is empty, and whose dead letters somebody else is redriving.
+struct Empty;
+
+impl DeadLetters for Empty {
+    fn list(&self, _: Query) -> BoxFuture<'_, Result<Page, Error>> {
+        ready(Ok(Page::default())).boxed()
+    }
+
+    fn show(&self, function: FunctionRef, id: RequestId) -> BoxFuture<'_, Result<Shown, Error>> {
+        ready(Err(Error::NotFound { function: function.name.to_string(), id })).boxed()
+    }
+
+    fn redrive(&self, order: Order) -> BoxFuture<'_, Result<Progress, Error>> {
+        let arn = order.filter.function.and_then(FunctionRef::into_arn);
+        ready(arn.map_or(Ok(Progress::default()), |arn| Err(Error::UnderWay(arn)))).boxed()
+    }
+
+    fn purge(&self, _: Order) -> BoxFuture<'_, Result<Progress, Error>> {
+        ready(Ok(Progress::default())).boxed()
+    }
+}
+
 pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) control: ControlPlane,
+    pub(crate) accepted: Arc<Accepted>,
     pub(crate) key: (String, String),
     pub(crate) signs: bool,
     stop: Option<oneshot::Sender<()>>,
@@ -110,14 +158,16 @@ pub(crate) fn services(dir: &TempDir, invoker: Invoker) -> Services<Invoker> {
     let control = ControlPlane::open(plane, Arc::new(keyring), Arc::new(Fixed)).unwrap();
     let keys = AccessKeys::open_or_create(&dir.path().join("credentials")).unwrap();
     let probes = Probes { metrics: Arc::new(|| String::from("a_metric 1\n")), ready: Arc::new(|| true) };
-    Services { control, keys: Arc::new(keys), invoker, clock: Arc::new(Fixed), probes }
+    let (keys, events) = (Arc::new(keys), Arc::new(Accepted::default()));
+    Services { control, keys, invoker, events, dead_letters: Arc::new(Empty), clock: Arc::new(Fixed), probes }
 }
 
 impl Edge {
     pub(crate) async fn start(config: Config, invoker: Invoker) -> Self {
         let dir = TempDir::new().unwrap();
         let signs = config.authentication == Authentication::Required;
-        let services = services(&dir, invoker);
+        let accepted = Arc::new(Accepted::default());
+        let services = Services { events: Arc::clone(&accepted) as _, ..services(&dir, invoker) };
         let (control, keys) = (services.control.clone(), Arc::clone(&services.keys));
         let server = Server::bind(config, services).await.unwrap();
         let (address, metrics) = (server.addresses()[0], server.metrics_address());
@@ -126,7 +176,7 @@ impl Edge {
             let _ = stopped.await;
         }));
         let key = (keys.first().id().to_owned(), keys.first().secret().to_owned());
-        Self { address, metrics, control, key, signs, stop: Some(stop), serving, _dir: dir }
+        Self { address, metrics, control, accepted, key, signs, stop: Some(stop), serving, _dir: dir }
     }
 
     /// Begins the shutdown.

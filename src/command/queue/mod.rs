@@ -7,7 +7,7 @@
 
 mod inspect;
 mod stat;
-mod text;
+pub(super) mod text;
 mod verify;
 
 use std::{path::Path, process::ExitCode, sync::Arc};

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   before threads:  limits of this process · private mounts · telemetry
-//!   start            keys ─► control plane (locks the data directory) ─► logs ─► environments ─► invoker ─► edge
+//!   start            keys ─► control plane (locks the data directory) ─► logs ─► environments ─► invoker ─► queue, fleet ─► edge
 //!   ready            endpoint file, first-start words, READY to the service manager
-//!   SIGTERM, SIGINT  edge: stop accepting, finish ─► invoker: stop environments ─► control settles ─► logs flushed
+//!   SIGTERM, SIGINT  edge and fleet: take nothing new, finish ─► invoker: stop environments ─► control settles ─► logs flushed
 //!   a second signal  end at once; what is durable stays so, and environments die with this process
 //! ```
 
+mod events;
 mod isolation;
 mod process;
 mod signals;

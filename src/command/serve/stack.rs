@@ -13,7 +13,7 @@ use sandbox::WorkerDirectory;
 use tokio_util::sync::CancellationToken;
 use types::{Clock, Keys, RuntimeName, SystemClock};
 
-use super::{isolation, process};
+use super::{events::Events, isolation, process};
 use crate::{
     config::{Auth, Config},
     data_dir::DataDir,
@@ -30,6 +30,8 @@ pub(super) struct Stack {
     invoker: Invoker,
     /// What holds every environment's own cgroup.
     cgroup: String,
+    events: Events,
+    drain_timeout: Duration,
     edge: Server<Traced<Invoker>>,
     /// Cancelled when the server begins to stop: it is not ready any more.
     stopping: CancellationToken,
@@ -51,7 +53,7 @@ impl Stack {
         let control = open_control(config, data, &runtimes, keyring.clone(), clock.clone())?;
         // The lock is ours from here.
         data.forget_endpoint().context("cannot remove the endpoint of a server that was killed")?;
-        let logs = open_logs(config, data, keyring)?;
+        let logs = open_logs(config, data, keyring.clone())?;
         // What is found in the group at start is taken for leftovers: two servers must never share one.
         let cgroup = format!("{}-{}", config.environments.cgroup, data.tag());
         let isolation = isolation::open(config, &cgroup, runtimes).await?;
@@ -66,10 +68,14 @@ impl Stack {
         });
         let stopping = CancellationToken::new();
         let is_ready = stopping.clone();
+        let traced = Traced::new(invoker.clone());
+        let events = Events::start(config, data, keyring, control.clone(), traced.clone()).await?;
         let services = Services {
             control: control.clone(),
             keys: access_keys,
-            invoker: Traced::new(invoker.clone()),
+            invoker: traced,
+            events: Arc::new(events.handle()),
+            dead_letters: Arc::new(events.handle()),
             clock,
             probes: Probes {
                 metrics: Arc::new(move || metrics.render()),
@@ -77,7 +83,8 @@ impl Stack {
             },
         };
         let edge = Server::bind(edge_config(config), services).await?;
-        Ok(Self { control, logs, invoker, cgroup, edge, stopping })
+        let drain_timeout = config.server.drain_timeout;
+        Ok(Self { control, logs, invoker, cgroup, events, drain_timeout, edge, stopping })
     }
 
     /// Where the API is.
@@ -87,12 +94,20 @@ impl Stack {
 
     /// Serves until `stop`, then takes everything down in order.
     pub(super) async fn serve(self, stop: CancellationToken) {
-        let Self { control, logs, invoker, cgroup, edge, stopping } = self;
+        let Self { control, logs, invoker, cgroup, events, drain_timeout, edge, stopping } = self;
         let begin = async {
             stop.cancelled().await;
             stopping.cancel();
         };
-        edge.serve(begin).await;
+        let finish = async {
+            stopping.cancelled().await;
+            events.stop(drain_timeout).await;
+        };
+        let serve = async {
+            edge.serve(begin).await;
+            stopping.cancel();
+        };
+        tokio::join!(serve, finish);
         let limit = types::limits::SHUTDOWN_TIMEOUT + ENVIRONMENTS_MARGIN;
         if tokio::time::timeout(limit, invoker.stop()).await.is_err() {
             tracing::warn!(?limit, "environments still ran and were killed");

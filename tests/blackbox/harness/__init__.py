@@ -7,6 +7,7 @@
     aws_cli.py    the real AWS CLI in an environment with nothing of the user's in it
     leftovers.py  what a server has on the host (processes, mounts, cgroups, files), to see that it goes away
     scan.py       looking for canaries in every byte below a directory
+    emulator.py   a server that speaks as AWS does: queues, topics, buses and buckets to deliver to
     otlp.py       a receiver for exported traces
 
 Nothing here knows how the server works inside; it is bound to the command line, the HTTP API and the host only.

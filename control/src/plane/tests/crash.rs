@@ -11,7 +11,7 @@ use std::{
 
 use types::{
     FunctionArn,
-    api::{Settings, UpdateFunctionConfiguration},
+    api::{EventInvokeSettings, Settings, UpdateFunctionConfiguration},
 };
 use uuid::Uuid;
 
@@ -22,6 +22,8 @@ use crate::{
     record::FunctionRecord,
     store::{MetadataStore, SqliteStore, StoreError},
 };
+
+const FILE: &str = "arn:aws:file:::failed";
 
 /// Counts steps; from the `fatal`th on, nothing happens any more.
 #[derive(Debug)]
@@ -103,6 +105,9 @@ enum Change {
     Create,
     UpdateCode,
     UpdateConfiguration,
+    /// A change that makes no deployment of its own.
+    DeadLetterQueue,
+    EventInvoke,
     Delete,
 }
 
@@ -115,6 +120,16 @@ impl Change {
                 let settings = Settings { timeout: Some(7), ..variables(&[("A", "2")]) };
                 let request = UpdateFunctionConfiguration { settings, ..Default::default() };
                 plane.update_function_configuration(&named("old"), request).await.is_ok()
+            }
+            Self::DeadLetterQueue => {
+                let settings = Settings { dead_letter_target: Some(FILE.into()), ..Settings::default() };
+                let request = UpdateFunctionConfiguration { settings, ..Default::default() };
+                plane.update_function_configuration(&named("old"), request).await.is_ok()
+            }
+            Self::EventInvoke => {
+                let settings =
+                    EventInvokeSettings { maximum_retry_attempts: Some(0), ..EventInvokeSettings::default() };
+                plane.put_function_event_invoke_config(&named("old"), settings).await.is_ok()
             }
             Self::Delete => plane.delete_function(&named("old")).await.is_ok(),
         }
@@ -136,6 +151,14 @@ impl Change {
                 let seen = (spec.timeout.as_secs(), variables.get("A").map(String::as_str));
                 assert!([(3, None), (7, Some("2"))].contains(&seen), "{seen:?}");
                 seen.0 == 7
+            }
+            Self::DeadLetterQueue | Self::EventInvoke => {
+                assert_eq!(served_content(plane, "old"), "v1");
+                let policy = plane.event_invoke_policy(&named("old")).unwrap();
+                match self {
+                    Self::EventInvoke => policy.maximum_retry_attempts == 0,
+                    _ => policy.dead_letter_queue.is_some_and(|queue| queue.to_string() == FILE),
+                }
             }
             Self::Delete => !exists("old") || served_content(plane, "old") != "v1",
         }
@@ -201,6 +224,12 @@ async fn an_update_of_code_that_is_stopped_anywhere_is_made_or_not() {
 #[tokio::test]
 async fn an_update_of_configuration_that_is_stopped_anywhere_is_made_or_not() {
     stop_at_every_step(Change::UpdateConfiguration, 4).await;
+}
+
+#[tokio::test]
+async fn a_change_of_where_events_go_that_is_stopped_anywhere_is_made_or_not() {
+    stop_at_every_step(Change::DeadLetterQueue, 4).await;
+    stop_at_every_step(Change::EventInvoke, 2).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
 mod crash;
+mod event_invoke;
 mod fixture;
 mod life;
 mod refusals;

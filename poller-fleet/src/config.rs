@@ -1,0 +1,38 @@
+//! How a fleet is set up.
+
+use std::time::Duration;
+
+use crate::{budget::Amount, schedule::Schedule};
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Partitions that functions share.
+    pub shared_partitions: u32,
+    /// Most pollers of one partition.
+    pub max_pollers: usize,
+    /// What may be in memory of all functions. Held once for invocations and once for deliveries.
+    pub memory: Amount,
+    /// What may be in memory of one function.
+    pub function_memory: Amount,
+    /// Most invocations of one function at once.
+    pub max_concurrency: u32,
+    /// How long a lease lasts unless it is extended: after a crash of the machine's sleep, how long events wait for others.
+    pub lease: Duration,
+    pub schedule: Schedule,
+}
+
+const MIB: usize = 1024 * 1024;
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            shared_partitions: 8,
+            max_pollers: 4,
+            memory: Amount { events: 20_000, bytes: 256 * MIB },
+            function_memory: Amount { events: 2_000, bytes: 64 * MIB },
+            max_concurrency: 900,
+            lease: Duration::from_secs(60),
+            schedule: Schedule::default(),
+        }
+    }
+}
