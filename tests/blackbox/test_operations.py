@@ -9,7 +9,7 @@ from harness.server import REGION
 # What this server has built; every other operation of the model must say that it has not.
 BUILT = {
     "CreateFunction", "GetFunction", "GetFunctionConfiguration", "ListFunctions", "UpdateFunctionCode",
-    "UpdateFunctionConfiguration", "DeleteFunction", "Invoke", "GetAccountSettings", "PutFunctionEventInvokeConfig",
+    "UpdateFunctionConfiguration", "DeleteFunction", "Invoke", "InvokeAsync", "GetAccountSettings", "PutFunctionEventInvokeConfig",
     "UpdateFunctionEventInvokeConfig", "GetFunctionEventInvokeConfig", "DeleteFunctionEventInvokeConfig",
     "ListFunctionEventInvokeConfigs", "PutFunctionRecursionConfig", "GetFunctionRecursionConfig",
 }

@@ -276,11 +276,12 @@ class Ledger:
 
 
 def stored_files(server):
-    """Relative paths below the data directory but for logs, which outlive their functions, and SQLite's own journals."""
+    """Relative paths below the data directory but for logs, which outlive their functions, the queue's own files, and SQLite's
+    journals."""
     found = set()
     for path in server.data.rglob("*"):
         relative = path.relative_to(server.data)
-        if path.is_file() and relative.parts[0] != "logs" and not path.name.endswith(("-wal", "-shm", "-journal")):
+        if path.is_file() and relative.parts[0] not in ("logs", "queue") and not path.name.endswith(("-wal", "-shm", "-journal")):
             found.add(str(relative))
     return found
 
