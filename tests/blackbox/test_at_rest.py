@@ -5,10 +5,13 @@ Canaries go into code, variables, payloads, answers and printed lines; then ever
 secrets and are left out.
 """
 
+import json
+
 import pytest
 
 from harness import leftovers, scan
 from harness.functions import Functions, package
+from test_telemetry import Metrics
 
 SOURCE = """
 # {comment}
@@ -31,7 +34,8 @@ class Planted:
 
     def __init__(self, functions):
         self.canaries = {place: scan.canary() for place in (
-            "comment", "constant", "data", "variable", "updated variable", "print", "keep", "answer", "fail", "new code")}
+            "comment", "constant", "data", "variable", "updated variable", "print", "keep", "answer", "fail", "new code",
+            "queued", "queued failure")}
         self.functions = functions
         self.name = functions.create(
             self.code("comment"), Environment={"Variables": {"VARIABLE": self.canaries["variable"]}})
@@ -46,6 +50,21 @@ class Planted:
         assert told["answer"] == self.canaries["answer"] and told["constant"] == self.canaries["constant"]
         failed = self.functions.invoke(self.name, event | {"fail": self.canaries["fail"]}).failed()
         assert failed["errorType"] == "ValueError"
+
+    def queue(self, server):
+        """One event whose record goes to a file destination, and one that ends in the dead-letter store."""
+        ended = Metrics(server).sum("waterwheel_async_events_ended_total", self.name)
+        client = self.functions.client
+        client.put_function_event_invoke_config(
+            FunctionName=self.name, MaximumRetryAttempts=0,
+            DestinationConfig={"OnSuccess": {"Destination": "arn:aws:file:::sealed"}})
+        event = {key: self.canaries[key] for key in ("print", "keep")}
+        for more in ({"answer": self.canaries["queued"]}, {"fail": self.canaries["queued failure"]}):
+            client.invoke(FunctionName=self.name, InvocationType="Event", Payload=json.dumps(event | more))
+        settled = Metrics.settled(server, lambda metrics: (
+            metrics.sum("waterwheel_async_events_ended_total", self.name) == ended + 2
+            and (server.data / "destinations" / "sealed").exists()))
+        assert settled.sum("waterwheel_async_events_ended_total", self.name) == ended + 2
 
     def change(self):
         client = self.functions.client
@@ -67,6 +86,7 @@ def busy(new_server):
     planted.use()
     planted.change()
     planted.use()
+    planted.queue(server)
     return server, planted
 
 
@@ -83,6 +103,7 @@ def test_nothing_is_readable_after_a_crash_or_a_restart(busy):
     server.start()
     planted.functions = Functions(server.client())
     planted.use()
+    planted.queue(server)
     assert planted.readable_in(server.directory) == set()
     server.stop()
     assert planted.readable_in(server.directory) == set()
