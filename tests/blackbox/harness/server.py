@@ -61,6 +61,8 @@ class Server:
             environments |= {"init_timeout": f"{10 * PATIENCE}s", "setup_timeout": f"{10 * PATIENCE}s"}
         sections = dict(config or {})
         sections["environments"] = environments | sections.get("environments", {})
+        # Three of them are written ahead; many servers come and go in a test run.
+        sections.setdefault("queue", {"segment_size": "16MiB"})
         self.config = self.directory / "waterwheel.toml"
         self.config.write_text(to_toml(sections))
         self.arguments = list(arguments)
