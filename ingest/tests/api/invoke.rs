@@ -151,21 +151,6 @@ async fn dry_run_checks_and_runs_nothing() {
 }
 
 #[tokio::test]
-async fn event_is_refused_clearly_until_it_is_built() {
-    let edge = with(echo()).await;
-    let reply = edge.invoke(&[("X-Amz-Invocation-Type", "Event")], "{}").await;
-    assert_eq!((reply.error().0, reply.error().1), (501, "NotImplementedException"));
-    let reply = edge.invoke(&[("X-Amz-Invocation-Type", "Whenever")], "{}").await;
-    assert_eq!(reply.error().1, "ValidationException");
-    assert!(
-        reply
-            .error()
-            .2
-            .contains("'invocationType' failed to satisfy constraint: Member must satisfy enum value set: [")
-    );
-}
-
-#[tokio::test]
 async fn payloads_that_are_no_json_never_reach_the_function() {
     let edge = with(failing(InvokeError::ArtefactUnreadable { reason: String::from("it ran") })).await;
     let reply = edge.invoke(&[], "{'key': 1}").await;
