@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import Choice, Job, NestedError, TimedOut, case, choose, machine, run_nested
 from harness.case import Case
-from harness.errors import Hung
+from harness.errors import MachineLost
 from harness.guest import Guest, dependencies, module_name
 from harness.rust import judge_tests
 from harness.scratch import scratch
@@ -91,7 +91,7 @@ class Running(unittest.TestCase):
             self.run_shell("while :; do :; done", timeout=1)
 
     def test_a_crash_of_the_machine_is_told_with_its_last_words(self):
-        with self.assertRaisesRegex(NestedError, "(?s)machine ended.*sysrq triggered crash"):
+        with self.assertRaisesRegex(MachineLost, "(?s)machine ended.*sysrq triggered crash"):
             self.run_shell("echo c >/proc/sysrq-trigger")
 
     def test_a_machine_that_does_not_answer_is_given_up(self):
@@ -100,13 +100,13 @@ class Running(unittest.TestCase):
                 self.run_shell("true", timeout=1)
 
 
-class HungCases(unittest.TestCase):
-    """The machine of a case stands still so many times."""
+class LostMachines(unittest.TestCase):
+    """The machine of a case is lost so many times."""
 
     def attempt(self, hangs):
         def run(_, output):
             if next(hangs):
-                raise Hung("the machine does not answer any more")
+                raise MachineLost("the machine does not answer any more")
             output.write(b"fine")
             return 0
 
@@ -118,7 +118,7 @@ class HungCases(unittest.TestCase):
         self.assertEqual(self.attempt(iter([True, False])), ["fine"])
 
     def test_two_hangs_are_a_failure(self):
-        with self.assertRaises(Hung):
+        with self.assertRaises(MachineLost):
             self.attempt(iter([True, True]))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 from harness.direct import run_directly
-from harness.errors import Hung, NestedError
+from harness.errors import MachineLost, NestedError
 from harness.machine import run_nested
 from harness.scratch import TARGET, scratch
 
@@ -51,9 +51,9 @@ def attempt(case, setting, choice):
     """Runs the case and returns what it proved."""
     try:
         return attempt_once(case, setting, choice)
-    except Hung as error:
-        # It happens on a busy machine, rarely, whatever runs inside: what hangs is the emulation. A command that hangs is ended by the
-        # machine's own clock, and fails.
+    except MachineLost as error:
+        # It happens rarely, whatever runs inside: what hangs, or loses a register that no guest can reach, is the emulation. A command that
+        # hangs is ended by the machine's own clock, and fails.
         print(f"nested: {case.name}: {error}\nnested: {case.name}: once more", flush=True)
         return attempt_once(case, setting, choice)
 

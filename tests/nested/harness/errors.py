@@ -5,8 +5,8 @@ class NestedError(Exception):
     """The command could not be run, or its end is not known; the text says why and ends with what was last seen."""
 
 
-class Hung(NestedError):
-    """The emulated machine stands still: not even its own clock, which would have ended the command, goes on."""
+class MachineLost(NestedError):
+    """The emulated machine stands still, so that not even its own clock ends the command; or its kernel has panicked."""
 
 
 class TimedOut(NestedError):

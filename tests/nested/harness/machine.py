@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from harness.errors import Hung, NestedError, TimedOut
+from harness.errors import MachineLost, NestedError, TimedOut
 from harness.guest import Guest, tool
 from harness.scratch import scratch
 
@@ -29,6 +29,7 @@ GRACE_SECONDS = 30
 CONSOLE_LINES = 50
 # Free space on the disk beyond what the tree takes, sparse.
 SPARE_BYTES = 2 << 30
+PANIC = "Kernel panic"
 PR_SET_PDEATHSIG = 1
 
 
@@ -96,7 +97,7 @@ class Machine:
             while not status.endswith(b"\n"):
                 ready = selector.select(max(0, deadline - time.monotonic()))
                 if not ready:
-                    raise Hung(f"the machine does not answer any more{self._last_words()}")
+                    raise MachineLost(f"the machine does not answer any more{self._last_words()}")
                 for key, _ in ready:
                     content = key.fileobj.recv(1 << 16)
                     if key.fileobj is ours_status:
@@ -106,8 +107,13 @@ class Machine:
                         output.flush()
                     if not content:
                         process.wait()
-                        raise NestedError(f"the machine ended (QEMU: {process.returncode}){self._last_words()}")
+                        raise self._ended(process.returncode)
         return status.decode().strip()
+
+    def _ended(self, code):
+        """What a machine that told nothing has ended of."""
+        kind = MachineLost if PANIC in self.console.read_text(errors="replace") else NestedError
+        return kind(f"the machine ended (QEMU: {code}){self._last_words()}")
 
     def _judge(self, status):
         word, _, rest = status.partition(" ")
