@@ -7,12 +7,16 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 from client import Failed
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, __u32)
 # What becomes of the journal: written out with all data; written out; lost with all that waits in it.
 DEFAULT, LOG_FLUSH, NO_LOG_FLUSH = 0, 1, 2
+# Seconds until a loop device is let go, once nobody has anything of it.
+LET_GO = 10
 # Where mkfs lies, a user's path may not lead.
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 
@@ -61,8 +65,23 @@ class Image:
         self.mounted = True
 
     def unmount(self):
+        """Returns when the file system is nobody's any more: mounted too early, it would be the one that was cut off."""
         run("umount", self.root)
         self.mounted = False
+        deadline = time.monotonic() + LET_GO
+        while self.has_device():
+            if time.monotonic() > deadline:
+                raise Failed(f"{self.file} is still in use {LET_GO} s after it was unmounted")
+            time.sleep(0.002)
+
+    def has_device(self):
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            try:
+                if backing.read_text().strip() == str(self.file.resolve()):
+                    return True
+            except OSError:
+                continue  # Let go in this moment.
+        return False
 
     def restart(self, anew=False):
         """The power comes back: what was only in memory is gone."""
