@@ -32,6 +32,7 @@ mod entry;
 mod format;
 mod id;
 mod log;
+mod metrics;
 mod queue;
 mod seal;
 mod storage;
@@ -47,6 +48,7 @@ pub use embedded::{
 };
 pub use id::{EventId, FunctionNumber, Location, Ordinal, PartitionNumber, SegmentId};
 pub use log::{Depth, LeaseEpoch, Refused, Unreadable};
+pub use metrics::describe as describe_metrics;
 pub use queue::{
     Browse, Browsed, Content, Event, EventState, FunctionStat, Leased, Page, Queue, ReadError, Request,
     Scrubbed, WriteError,

@@ -47,6 +47,10 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// The number is the same after a restart once anything of the function is durable.
     fn function(&self, arn: &str) -> Result<FunctionNumber, WriteError>;
 
+    /// Every function whose name is known: those asked for since the queue was opened, and those that something durable is of. An
+    /// ARN whose key was destroyed and made anew has more than one number.
+    fn functions(&self) -> Vec<(FunctionNumber, String)>;
+
     /// Queues events. When this returns `Ok`, all of them are durable; after an error it is unknown which are. Payload and
     /// attributes are unreadable on the disk without the function's key.
     ///

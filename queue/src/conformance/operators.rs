@@ -9,6 +9,7 @@ use crate::{
 
 checks! {
     every_partition_is_known_by_its_name,
+    every_function_is_known_by_its_arn,
     depth_and_stat_count_what_is_not_done,
     the_oldest_is_known_whether_it_waits_or_is_leased,
     browsing_shows_what_is_not_done_and_keeps_nobody_from_it,
@@ -32,6 +33,22 @@ async fn every_partition_is_known_by_its_name<S: Subject>(stage: &mut Stage<S>) 
         }
         let numbers: HashSet<_> = stage.queue().partitions().into_iter().map(|(number, _)| number).collect();
         same("both are there", numbers.is_superset(&HashSet::from([stage.shared(), stage.lane()])), true)?;
+    }
+    Ok(())
+}
+
+async fn every_function_is_known_by_its_arn<S: Subject>(stage: &mut Stage<S>) -> Checked {
+    let (shared, f) = (stage.shared(), stage.function("f"));
+    stage.put_for(f, shared, [1]).await?;
+    for crashed in [false, true] {
+        if crashed {
+            stage.crash();
+        }
+        let functions = stage.queue().functions();
+        same("f is there", functions.iter().filter(|(number, _)| *number == f).count(), 1)?;
+        for (number, arn) in functions {
+            same("the ARN is the number's", stage.queue().function(&arn).ok(), Some(number))?;
+        }
     }
     Ok(())
 }

@@ -280,6 +280,10 @@ impl Queue for ReferenceQueue {
         Ok(FunctionNumber(number(&mut self.state().names, arn)?))
     }
 
+    fn functions(&self) -> Vec<(FunctionNumber, String)> {
+        (1..).map(FunctionNumber).zip(self.state().names.iter().cloned()).collect()
+    }
+
     async fn enqueue(&self, events: &[Event<'_>]) -> Result<(), WriteError> {
         let mut state = self.state();
         for event in events {

@@ -50,9 +50,9 @@ struct Cursor {
     skip: u32,
 }
 
-/// Records that an index copies and that lie no further apart than this are read together, up to so many.
+/// Records that an index copies and that lie no further apart than this are read together, up to so many bytes, or one record.
 const GAP_BYTES: u64 = 4096;
-const READ_TOGETHER: usize = 64;
+const READ_TOGETHER: u64 = 1 << 20;
 
 /// Cursors that are kept; each costs some 60 bytes.
 const CURSORS: usize = 256;
@@ -235,8 +235,16 @@ pub(super) fn make(
     places.sort_unstable();
     let mut controls = Vec::new();
     let mut bytes = Vec::new();
-    let near = |one: &(u64, u32), next: &(u64, u32)| next.0 <= one.0 + u64::from(one.1) + GAP_BYTES;
-    for places in places.chunk_by(near).flat_map(|near| near.chunks(READ_TOGETHER)) {
+    let mut start = places.first().map_or(0, |place| place.0);
+    let together = |one: &(u64, u32), next: &(u64, u32)| {
+        let end = |place: &(u64, u32)| place.0 + u64::from(place.1);
+        let together = next.0 <= end(one) + GAP_BYTES && end(next) - start <= READ_TOGETHER;
+        if !together {
+            start = next.0;
+        }
+        together
+    };
+    for places in places.chunk_by(together) {
         copy_controls(segment, Seed::of(source.header.salt), places, &mut bytes, &mut controls)?;
     }
     let content = index::encode(&source.header, source.events, &mut source.postings, &controls);

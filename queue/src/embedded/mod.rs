@@ -60,14 +60,18 @@ pub struct Config {
     pub directory: PathBuf,
     /// Bytes of a segment's file: what is deleted at once, and what a restart may have to read whole. From 64 KiB to 32 GiB.
     pub segment_bytes: u64,
-    /// Most events that are leased or held at once; each costs some 200 bytes of memory.
+    /// Most events that are leased at once; each costs some 200 bytes of memory.
     pub outstanding: usize,
+    /// Most events that are known to be held until their time; as costly. When they are so many, a function whose next event must be held
+    /// too gets nothing leased until one's time has come; others do.
+    pub held: usize,
 }
 
 impl Config {
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, segment_bytes: 64 * 1024 * 1024, outstanding: 100_000 }
+        let Limits { segment_bytes, outstanding, held, .. } = Limits::default();
+        Self { directory, segment_bytes, outstanding, held }
     }
 }
 
@@ -150,6 +154,7 @@ impl EmbeddedQueue {
         let limits = Limits {
             segment_bytes: config.segment_bytes,
             outstanding: config.outstanding,
+            held: config.held,
             ..Limits::default()
         };
         let opened = open::open(&*storage, limits, clocks.now())?;

@@ -55,6 +55,10 @@ impl Queue for EmbeddedQueue {
         }
     }
 
+    fn functions(&self) -> Vec<(FunctionNumber, String)> {
+        self.shared.state().log.function_arns().into_iter().collect()
+    }
+
     async fn enqueue(&self, events: &[Event<'_>]) -> Result<(), WriteError> {
         let accepted_ms = self.shared.clocks.now().wall_ms;
         let call = |log: &mut Log, event: &Event<'_>| {

@@ -24,6 +24,7 @@ use crate::{
         segment::SegmentHeader,
     },
     log::{Grant, LeaseEpoch, LoadRequest},
+    metrics,
     seal::{Place, SegmentKey},
     storage::StorageFile,
 };
@@ -43,6 +44,32 @@ const GAP_BYTES: u64 = 16 * 1024;
 pub(super) enum Lost {
     Reason(Reason),
     Error(ReadError),
+}
+
+/// Events of one lease that nobody can read. Told of when all of it is read, or the reading ends.
+#[derive(Default)]
+struct GivenUp {
+    damaged: u64,
+    key_destroyed: u64,
+}
+
+impl GivenUp {
+    fn count(&mut self, reason: Reason) {
+        match reason {
+            Reason::Shredded => self.key_destroyed += 1,
+            Reason::Corrupt | Reason::Acked => self.damaged += 1,
+        }
+    }
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        let Self { damaged, key_destroyed } = *self;
+        if damaged + key_destroyed > 0 {
+            metrics::unreadable(damaged, key_destroyed);
+            tracing::error!(damaged, key_destroyed, "queued events that nobody can read were given up");
+        }
+    }
 }
 
 impl Shared {
@@ -104,11 +131,12 @@ impl Shared {
         Ok(index)
     }
 
-    /// Reads and opens what was leased. What cannot be read is given up, and counted; the rest is returned. After an error it is for
-    /// the caller to give the events back.
+    /// Reads and opens what was leased. What cannot be read is given up, counted and told of; the rest is returned. After an error it
+    /// is for the caller to give the events back.
     pub(super) async fn read(&self, epoch: LeaseEpoch, grants: &[Grant]) -> Result<Vec<Leased>, ReadError> {
         let mut events = Vec::with_capacity(grants.len());
         let (mut rest, mut bytes) = (grants, Vec::new());
+        let mut given_up = GivenUp::default();
         while !rest.is_empty() {
             let run = run(rest);
             let opened = self.open_run(run, &mut bytes, &mut events);
@@ -116,7 +144,10 @@ impl Shared {
             if opened < run.len()
                 && let Some((grant, others)) = rest.split_first()
             {
-                events.extend(self.open_or_give_up(epoch, grant).await?);
+                match self.open_or_give_up(epoch, grant).await? {
+                    Ok(event) => events.push(event),
+                    Err(reason) => given_up.count(reason),
+                }
                 rest = others;
             }
         }
@@ -148,17 +179,21 @@ impl Shared {
     }
 
     /// Opens an event by itself, and finds out what is to become of it if it cannot be opened.
-    async fn open_or_give_up(&self, epoch: LeaseEpoch, grant: &Grant) -> Result<Option<Leased>, ReadError> {
+    async fn open_or_give_up(
+        &self,
+        epoch: LeaseEpoch,
+        grant: &Grant,
+    ) -> Result<Result<Leased, Reason>, ReadError> {
         match self.open_granted(grant) {
             Ok((header, content)) => match leased(grant, header, &content) {
-                Some(event) => Ok(Some(event)),
+                Some(event) => Ok(Ok(event)),
                 None => Err(io::Error::other("an event that opens, but is not one").into()),
             },
             Err(Lost::Reason(reason)) => {
                 let lost = [(grant.token, EventId([0; 16]))];
                 let settlement = self.append(Use::Control, |log| log.give_up(epoch, &lost, reason)).await?;
                 self.settled(&settlement).await?;
-                Ok(None)
+                Ok(Err(reason))
             }
             Err(Lost::Error(error)) => Err(error),
         }

@@ -120,8 +120,14 @@ impl Leases {
         self.leases.values().map(|lease| lease.events).sum()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.outstanding.len()
+    /// Events that are in a lease, their end being written or not.
+    pub(super) fn taken(&self) -> usize {
+        self.outstanding.len() - self.held.len()
+    }
+
+    /// Events that wait for their time.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// The token of the event whose record is here.

@@ -93,13 +93,24 @@ struct Batch {
     bytes: u64,
 }
 
+/// How a stream's turn in a lease ended.
+enum Turn {
+    /// It is another's.
+    Over,
+    /// Its next event is to wait for its time, and as many do as may.
+    PassOver,
+    /// The lease is to have no more.
+    Enough,
+}
+
 impl Log {
     /// Leases the oldest events of a partition that may be leased.
     pub(crate) fn lease(&mut self, request: LeaseRequest<'_>) -> Granted {
         let epoch = self.leases.open(request.deadline);
         let mut batch = Batch { epoch, grants: Vec::new(), bytes: 0 };
-        while batch.grants.len() < request.events && self.leases.len() < self.limits.outstanding {
-            let Some((key, before)) = self.next_ready(request) else { break };
+        let mut passed_over = HashSet::new();
+        while batch.grants.len() < request.events && self.leases.taken() < self.limits.outstanding {
+            let Some((key, before)) = self.next_ready(request, &passed_over) else { break };
             if let Some(load) = self.load_for(request, &batch, key, before) {
                 if self.load_from_memory(load) {
                     continue;
@@ -110,20 +121,30 @@ impl Log {
                     return Granted::Load(load);
                 }
             }
-            if !self.grant(request, &mut batch, key, before) {
-                break;
+            match self.grant(request, &mut batch, key, before) {
+                Turn::Over => {}
+                Turn::PassOver => {
+                    passed_over.insert(key);
+                }
+                Turn::Enough => break,
             }
         }
+        self.starved |= !passed_over.is_empty();
         if batch.grants.is_empty() {
             self.leases.close(epoch);
-            self.starved |= self.leases.len() >= self.limits.outstanding;
+            self.starved |= self.is_full();
         }
         Granted::Events(epoch, batch.grants)
     }
 
+    /// Whether no more may be leased, or held.
+    fn is_full(&self) -> bool {
+        self.leases.taken() >= self.limits.outstanding || self.leases.held() >= self.limits.held
+    }
+
     /// Whose waiting may be over since this was last asked.
     pub(crate) fn take_awakened(&mut self) -> Awakened {
-        let everybody = self.starved && self.leases.len() < self.limits.outstanding;
+        let everybody = self.starved && !self.is_full();
         self.starved &= !everybody;
         Awakened { partitions: self.streams.take_awakened(), everybody }
     }
@@ -273,9 +294,14 @@ impl Log {
     }
 
     /// The stream with the oldest event that may be leased, and the place from which on it is another's turn.
-    fn next_ready(&self, request: LeaseRequest<'_>) -> Option<(StreamKey, Location)> {
+    fn next_ready(
+        &self,
+        request: LeaseRequest<'_>,
+        passed_over: &HashSet<StreamKey>,
+    ) -> Option<(StreamKey, Location)> {
         let ready = self.streams.ready(request.partition);
-        let mut wanted = ready.filter(|(key, _)| !request.exclude.contains(&key.function));
+        let mut wanted =
+            ready.filter(|(key, _)| !request.exclude.contains(&key.function) && !passed_over.contains(key));
         let (key, _) = wanted.next()?;
         Some((key, wanted.next().map_or(Location::LAST, |(_, place)| place)))
     }
@@ -299,21 +325,21 @@ impl Log {
         Some(LoadRequest { stream: key, from, events, bytes: request.bytes.saturating_sub(batch.bytes) })
     }
 
-    /// Leases events from a stream's head on until it is another's turn, and has those wait whose time has not come. `false` if the
-    /// lease is to have no more.
+    /// Leases events from a stream's head on until it is another's turn, and has those wait whose time has not come.
     fn grant(
         &mut self,
         request: LeaseRequest<'_>,
         batch: &mut Batch,
         key: StreamKey,
         before: Location,
-    ) -> bool {
-        let room = self.limits.outstanding.saturating_sub(self.leases.len());
+    ) -> Turn {
+        let most_held = self.limits.held;
+        let room = self.limits.outstanding.saturating_sub(self.leases.taken());
         let room = room.min(request.events - batch.grants.len());
         let Self { streams, names, notes, leases, .. } = self;
         let order = || names.order_of(key.partition);
         let (mut taken, mut held) = (0, 0);
-        let goes_on = streams.change(key, order, |stream| {
+        let turn = streams.change(key, order, |stream| {
             while taken < room
                 && let Head::Ready { place, entry } = stream.head()
                 && (taken == 0 || place < before)
@@ -322,7 +348,10 @@ impl Log {
                 let waits = noted.until > request.now;
                 let bytes = batch.bytes + u64::from(entry.length);
                 if !waits && bytes > request.bytes && !batch.grants.is_empty() {
-                    return false;
+                    return Turn::Enough;
+                }
+                if waits && leases.held() >= most_held {
+                    return Turn::PassOver;
                 }
                 stream.take(place);
                 taken += 1;
@@ -336,13 +365,13 @@ impl Log {
                     batch.bytes = bytes;
                 }
             }
-            taken > 0
+            if taken > 0 { Turn::Over } else { Turn::Enough }
         });
         if held > 0 {
             // Whoever else waits has to know of that time.
             self.streams.awaken(key.partition);
         }
-        goes_on
+        turn
     }
 
     /// Fills a window from a segment that has no index on the disk yet; `false` if that is not where the events are.

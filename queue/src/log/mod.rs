@@ -66,15 +66,23 @@ use crate::{
 pub(crate) struct Limits {
     /// Bytes of a segment's file.
     pub(crate) segment_bytes: u64,
-    /// Most events that are leased or held at once; each costs some 200 bytes of memory.
+    /// Most events that are leased at once; each costs some 200 bytes of memory.
     pub(crate) outstanding: usize,
+    /// Most events that are known to be held until their time; as costly. Behind others that must be held, nothing of their function in
+    /// their partition is leased.
+    pub(crate) held: usize,
     /// Most bytes that wait to be written before an enqueue has to wait too.
     pub(crate) pending_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment_bytes: 64 * 1024 * 1024, outstanding: 100_000, pending_bytes: 16 * 1024 * 1024 }
+        Self {
+            segment_bytes: 64 * 1024 * 1024,
+            outstanding: 100_000,
+            held: 500_000,
+            pending_bytes: 16 * 1024 * 1024,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod faults;
 mod golden;
 mod history;
 mod hostile;
+mod limits;
 mod model;
 mod moving;
 mod operators;

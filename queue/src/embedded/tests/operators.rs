@@ -12,23 +12,22 @@ use std::{
 
 use super::rig::{Rig, now};
 use crate::{
-    Browse, Browsed, Config, EmbeddedQueue, Event, EventId, EventState, Finding, FunctionNumber, LeaseEpoch,
-    Leased, PartitionNumber, Queue, ReadError, Request, SegmentId,
-    clock::Clocks,
+    Browse, Browsed, EmbeddedQueue, Event, EventId, EventState, Finding, FunctionNumber, LeaseEpoch, Leased,
+    PartitionNumber, Queue, ReadError, Request, SegmentId,
     embedded::files::segment_name,
     format::record::{self, PREFIX_BYTES, Parsed, Seed},
     log::{Granted, LeaseRequest},
     partition::Order,
 };
 
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 
-struct World {
-    rig: Rig,
-    queue: EmbeddedQueue,
-    shared: PartitionNumber,
-    lane: PartitionNumber,
-    functions: [FunctionNumber; 2],
+pub(super) struct World {
+    pub(super) rig: Rig,
+    pub(super) queue: EmbeddedQueue,
+    pub(super) shared: PartitionNumber,
+    pub(super) lane: PartitionNumber,
+    pub(super) functions: [FunctionNumber; 2],
 }
 
 fn world() -> World {
@@ -37,14 +36,18 @@ fn world() -> World {
 
 fn on(rig: Rig) -> World {
     let queue = rig.open();
-    let shared = queue.partition("shared/0", Order::None).unwrap();
-    let lane = queue.partition("lane/0", Order::Strict).unwrap();
-    let functions = ["arn:f", "arn:g"].map(|arn| queue.function(arn).unwrap());
-    World { rig, queue, shared, lane, functions }
+    World::of(rig, queue)
 }
 
 impl World {
-    fn put(&self, partition: PartitionNumber, numbers: impl IntoIterator<Item = u32>) {
+    pub(super) fn of(rig: Rig, queue: EmbeddedQueue) -> Self {
+        let shared = queue.partition("shared/0", Order::None).unwrap();
+        let lane = queue.partition("lane/0", Order::Strict).unwrap();
+        let functions = ["arn:f", "arn:g"].map(|arn| queue.function(arn).unwrap());
+        Self { rig, queue, shared, lane, functions }
+    }
+
+    pub(super) fn put(&self, partition: PartitionNumber, numbers: impl IntoIterator<Item = u32>) {
         for number in numbers {
             let payload = vec![number as u8; 500];
             let function = self.functions[number as usize % 2];
@@ -53,11 +56,11 @@ impl World {
         }
     }
 
-    fn lease(&self, partition: PartitionNumber, events: usize) -> (LeaseEpoch, Vec<Leased>) {
+    pub(super) fn lease(&self, partition: PartitionNumber, events: usize) -> (LeaseEpoch, Vec<Leased>) {
         now(self.queue.lease(request(partition, events, Duration::ZERO, &HashSet::new()))).unwrap()
     }
 
-    fn finish(&self, partition: PartitionNumber, events: usize) {
+    pub(super) fn finish(&self, partition: PartitionNumber, events: usize) {
         let mut left = events;
         while left > 0 {
             let (epoch, leased) = self.lease(partition, left);
@@ -91,7 +94,7 @@ impl World {
     }
 }
 
-fn request(
+pub(super) fn request(
     partition: PartitionNumber,
     events: usize,
     wait: Duration,
@@ -295,36 +298,6 @@ async fn who_waits_for_one_partition_is_not_woken_for_another() {
     it.put(it.lane, [1]);
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     assert!(lease.as_mut().poll(&mut context).is_ready());
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_because_too_much_is_leased_is_woken_when_there_is_room() {
-    let rig = Rig::new();
-    let config =
-        Config { segment_bytes: rig.segment_bytes, outstanding: 2, ..Config::new("/nowhere".into()) };
-    let clocks = Clocks { wall: rig.clock.clone(), boot: rig.clock.clone() };
-    let opened = EmbeddedQueue::open_on(config, Box::new(rig.disk.clone()), rig.keys.clone(), clocks);
-    let it = World { queue: opened.unwrap().0, ..on(Rig::new()) };
-    let shared = it.queue.partition("shared/0", Order::None).unwrap();
-    let lane = it.queue.partition("lane/0", Order::Strict).unwrap();
-    let it = World {
-        functions: ["arn:f", "arn:g"].map(|arn| it.queue.function(arn).unwrap()),
-        shared,
-        lane,
-        ..it
-    };
-    it.put(it.shared, 0..4);
-    it.put(it.lane, [9]);
-    let (epoch, leased) = it.lease(it.shared, 4);
-    assert_eq!(leased.len(), 2);
-    let exclude = HashSet::new();
-    let began = tokio::time::Instant::now();
-    let acked_after = async {
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        it.queue.ack(epoch, &[(leased[0].token, leased[0].id)]).await.unwrap();
-    };
-    let (of_lane, ()) = tokio::join!(it.queue.lease(request(it.lane, 1, LEASE, &exclude)), acked_after);
-    assert_eq!((of_lane.unwrap().1.len(), began.elapsed()), (1, Duration::from_secs(3)));
 }
 
 #[test]
