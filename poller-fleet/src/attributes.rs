@@ -61,6 +61,8 @@ pub(crate) struct Outgoing {
     /// Of the invocation.
     pub(crate) xray: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) traceparent: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) lineage: String,
 }
 
@@ -80,7 +82,7 @@ pub(crate) struct DeadLetter {
     /// When the event was accepted, Unix time, ms.
     pub(crate) accepted_ms: u64,
     pub(crate) attempts: u32,
-    /// `errorType` and `errorMessage` of the last failure, as far as known and cut to a bound.
+    /// Of the last failure; at most [`limits::ERROR_MESSAGE_BYTES`](types::limits::ERROR_MESSAGE_BYTES).
     pub(crate) error: String,
     /// What it was, to be made into that again.
     pub(crate) was: Was,
@@ -170,6 +172,7 @@ mod tests {
             at_ms: 5,
             form: OutgoingForm::DeadLetter { error_code: 200, error_message: "no".into() },
             xray: String::new(),
+            traceparent: String::new(),
             lineage: String::new(),
         };
         let dead = |reason, was| {

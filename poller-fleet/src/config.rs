@@ -12,11 +12,11 @@ pub struct Config {
     pub max_pollers: usize,
     /// What may be in memory of all functions. Held once for invocations and once for deliveries.
     pub memory: Amount,
-    /// What may be in memory of one function.
+    /// What may be in memory of one function; less as memory fills: never more than an eighth of what is free.
     pub function_memory: Amount,
-    /// Most invocations of one function at once.
+    /// Most invocations at once, of one function and of all.
     pub max_concurrency: u32,
-    /// How long a lease lasts unless it is extended: after a crash of the machine's sleep, how long events wait for others.
+    /// How long a lease lasts unless it is extended.
     pub lease: Duration,
     pub schedule: Schedule,
 }
@@ -29,7 +29,7 @@ impl Default for Config {
             shared_partitions: 8,
             max_pollers: 4,
             memory: Amount { events: 20_000, bytes: 256 * MIB },
-            function_memory: Amount { events: 2_000, bytes: 64 * MIB },
+            function_memory: Amount { events: 2_000, bytes: 32 * MIB },
             max_concurrency: 900,
             lease: Duration::from_secs(60),
             schedule: Schedule::default(),

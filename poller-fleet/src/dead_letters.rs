@@ -40,9 +40,9 @@ use crate::{
 
 /// Most entries of a page.
 pub const MAX_PAGE: usize = 1_000;
-/// Most events of one function that an order looks at; those that are not meant stay leased until it ends. A bound on memory: some
-/// 100 bytes for each.
-pub const MAX_SCANNED: u64 = 100_000;
+/// Most events of one function that an order looks at; those that are not meant stay leased until it ends. A bound on memory, some
+/// 100 bytes for each, and on what the pollers must do without: a fifth of what may be leased of the queue.
+pub const MAX_SCANNED: u64 = 20_000;
 
 /// What operators can do with dead letters. A [`Handle`] does it.
 pub trait DeadLetters: Send + Sync {
@@ -54,7 +54,7 @@ pub trait DeadLetters: Send + Sync {
 
     /// Queues them again as what they were, with the same id, no attempts, and accepted now.
     ///
-    /// *Dropped:* what is done is done; the rest is as it was.
+    /// *Dropped:* what is done is done; the rest is as it was, but for those under way: they may be queued and dead letters still.
     fn redrive(&self, order: Order) -> BoxFuture<'_, Result<Progress, Error>>;
 
     /// Throws them away.

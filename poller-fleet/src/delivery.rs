@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use connectors::destinations::{Delivery, DeliveryError, Destinations, Form};
 use queue::{EventId, Queue, WriteError};
-use types::{Clock, Destination, EventInvokePolicy, FunctionArn, FunctionRef, Lineage, RequestId};
+use types::{Clock, Destination, EventInvokePolicy, FunctionArn, FunctionRef, Lineage, RequestId, limits};
 
 use crate::{
     attributes::{Attributes, DeadLetter, Invocation, Outgoing, OutgoingForm, Reason, Was, millis},
@@ -19,8 +19,7 @@ use crate::{
     event::{Again, Draft, Event, Failure, Tried},
     metrics,
     router::Router,
-    schedule::{Next, Outcome, Progress, Schedule},
-    trace,
+    schedule::{Next, Outcome, Progress, Schedule, Wait},
 };
 
 pub(crate) struct Deliveries<Q> {
@@ -47,18 +46,19 @@ impl<Q: Queue> Work for Deliveries<Q> {
     }
 
     async fn attempt(&self, event: &mut Event<Outgoing>) -> Tried {
-        let (destination, reason) = match self.deliver(event).await {
+        let (reason, never) = match self.deliver(event).await {
             Ok(drafts) => return Tried::Done(drafts),
-            Err(Undelivered::NotNow(reason)) => (self.later(event), reason),
-            Err(Undelivered::Never(reason)) => (None, reason),
+            Err(Undelivered::NotNow(reason)) => (reason, false),
+            Err(Undelivered::Never(reason)) => (reason, true),
         };
         let function = event.kind.function_name();
         metrics::delivery_failed(&function, &event.kind.form);
         event.failure = Some(Failure { response: None, code: 0, message: reason.clone() });
+        event.attempts = event.attempts.saturating_add(1);
         let to = &event.kind.destination;
-        match destination {
+        match self.later(event).filter(|_| !never) {
             Some(wait) => {
-                tracing::warn!(function, to, reason, retry_in = ?wait, "a destination did not accept a record");
+                tracing::warn!(function, to, reason, retry_in = ?wait.in_memory, "a destination did not accept a record");
                 Tried::Again(Again { wait, noted: false, refused: false })
             }
             None => {
@@ -117,7 +117,7 @@ impl<Q: Queue> Deliveries<Q> {
             lineage: lineage.to_string(),
             invoked_arn: event.kind.destination.clone(),
             client_context: None,
-            traceparent: trace::traceparent(&event.kind.xray),
+            traceparent: event.kind.traceparent.clone(),
             xray: event.kind.xray.clone(),
         };
         Ok(Draft {
@@ -130,22 +130,22 @@ impl<Q: Queue> Deliveries<Q> {
     }
 
     /// How long to wait before it is tried again; `None`: it is too old.
-    fn later(&self, event: &mut Event<Outgoing>) -> Option<Duration> {
-        event.deferrals = event.deferrals.saturating_add(1);
+    fn later(&self, event: &Event<Outgoing>) -> Option<Wait> {
         let age = self.clock.now().saturating_sub(event.accepted);
-        let progress = Progress { age, attempts: 0, deferrals: event.deferrals };
+        let progress = Progress { age, attempts: 0, deferrals: event.attempts };
         match self.schedule.next(Outcome::NotTried, progress, &EventInvokePolicy::default()) {
             Next::RetryAfter(wait) => Some(wait),
             Next::GiveUp(_) => None,
         }
     }
 
-    fn dead_letter(&self, event: &Event<Outgoing>, error: String) -> Tried {
+    fn dead_letter(&self, event: &Event<Outgoing>, mut error: String) -> Tried {
+        error.truncate(error.floor_char_boundary(limits::ERROR_MESSAGE_BYTES));
         let dead = DeadLetter {
             reason: Reason::Refused,
             at_ms: millis(self.clock.now()),
             accepted_ms: millis(event.accepted),
-            attempts: event.deferrals,
+            attempts: event.attempts,
             error,
             was: Was::Deliver(event.kind.clone()),
         };
@@ -153,7 +153,11 @@ impl<Q: Queue> Deliveries<Q> {
         let partition = arn.and_then(|arn| self.router.dead_letters(&arn).ok());
         let Some(partition) = partition else {
             tracing::error!(event = %event.id, "a record names no function, so no dead-letter store is its own; it is kept");
-            return Tried::Again(Again { wait: Duration::from_secs(60), noted: false, refused: false });
+            return Tried::Again(Again {
+                wait: Wait::anywhere(Duration::from_secs(60)),
+                noted: false,
+                refused: false,
+            });
         };
         Tried::Done(vec![Draft {
             id: event.id,

@@ -24,7 +24,7 @@ use types::Clock;
 
 use crate::{
     attributes::{Attributes, millis},
-    budget::{Amount, Budget, Room},
+    budget::{Budget, Room},
     event::{Event, Tried},
     lane_task::LaneTask,
     leases::Leases,
@@ -123,10 +123,6 @@ impl<Q: Queue, W: Work> Engine<Q, W> {
         self.parts.bounds
     }
 
-    pub(crate) fn share(&self) -> Amount {
-        self.parts.budget.share()
-    }
-
     pub(crate) fn budget(&self) -> &Budget {
         &self.parts.budget
     }
@@ -160,16 +156,16 @@ impl<Q: Queue, W: Work> Engine<Q, W> {
 
     async fn poll_for_ever(self: &Arc<Self>, partition: PartitionNumber, signals: &Signals) {
         loop {
-            let Room { left, exclude, mut freed } = self.parts.budget.room();
-            if left.events == 0 {
+            let Room { most, exclude, mut freed } = self.parts.budget.room();
+            if most.events == 0 {
                 // The sender lives as long as the budget.
                 let _ = freed.changed().await;
                 continue;
             }
             let request = Request {
                 partition,
-                events: left.events.min(LEASE_EVENTS),
-                bytes: LEASE_BYTES.min(left.bytes as u64),
+                events: most.events.min(LEASE_EVENTS),
+                bytes: LEASE_BYTES.min(most.bytes as u64),
                 wait: POLL_WAIT,
                 lease: self.leases.duration(),
                 exclude: &exclude,
@@ -233,9 +229,12 @@ impl<Q: Queue, W: Work> Engine<Q, W> {
         }
         for leased in unreadable {
             let not_before = millis(self.clock().now() + UNREADABLE_REST);
-            let _ =
-                self.parts.queue.note(epoch, (leased.token, leased.id), leased.attempts, not_before).await;
-            let _ = self.parts.queue.release(epoch, &[leased.token]);
+            let queue = &self.parts.queue;
+            let noted = queue.note(epoch, (leased.token, leased.id), leased.attempts, not_before).await;
+            // Given back without a time it would come at once; so it comes when its lease is over.
+            if noted.is_ok() {
+                let _ = queue.release(epoch, &[leased.token]);
+            }
         }
     }
 

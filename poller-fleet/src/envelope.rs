@@ -15,7 +15,7 @@ pub(crate) struct Outcome<'a> {
     pub(crate) condition: &'a str,
     pub(crate) invoke_count: u32,
     pub(crate) request: &'a [u8],
-    /// Of the last time the function ran; `None` if it never did.
+    /// Of the last time the function ran; `None` if it never did, or if that is not known any more.
     pub(crate) response: Option<&'a Response>,
     /// When this was known.
     pub(crate) at: jiff::Timestamp,

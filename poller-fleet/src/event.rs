@@ -6,7 +6,7 @@ use bytes::Bytes;
 use queue::{EventId, FunctionNumber, Location, PartitionNumber};
 use types::RequestId;
 
-use crate::{attributes::Attributes, budget::Holding, envelope::Response, leases::Lease};
+use crate::{attributes::Attributes, budget::Holding, envelope::Response, leases::Lease, schedule::Wait};
 
 /// `K`: what kind of event it is.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) enum Tried {
 /// An event is to be tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Again {
-    pub(crate) wait: Duration,
+    pub(crate) wait: Wait,
     /// Its count of attempts has changed, which must outlive a crash.
     pub(crate) noted: bool,
     /// There was no room for it: fewer should be tried at once.
@@ -70,6 +70,14 @@ pub(crate) struct Again {
 impl<K> Event<K> {
     pub(crate) fn request_id(&self) -> RequestId {
         RequestId::from_bytes(self.id.0)
+    }
+
+    /// An answer of more bytes than this is not needed any more: it must not wait in memory for the next attempt.
+    pub(crate) fn forget_long_response(&mut self, bytes: usize) {
+        let response = self.failure.as_mut().and_then(|failure| failure.response.as_mut());
+        if let Some(response) = response.filter(|response| response.body.len() > bytes) {
+            response.body = Bytes::new();
+        }
     }
 
     pub(crate) fn response(&self) -> Option<&Response> {

@@ -16,11 +16,14 @@ use connectors::destinations::Destinations;
 use futures::future::{BoxFuture, join_all};
 use invoker::{InvokeError, InvokeOutcome, InvokeRequest};
 use queue::{EventId, Queue, Refused, WriteError};
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 use types::{Clock, FunctionArn, RequestId, TraceContext};
 
 use crate::{
     attributes::{Attributes, Invocation},
+    backlog::Backlog,
     budget::Budget,
     config::Config,
     dead_letters::UnderWay,
@@ -69,7 +72,10 @@ pub struct Fleet<Q> {
     clock: Arc<dyn Clock>,
     under_way: UnderWay,
     engines: [Arc<dyn Running>; 2],
-    supervisor: tokio::task::JoinHandle<()>,
+    /// Whoever waits for one is given back when the fleet stops.
+    slots: Arc<Semaphore>,
+    /// The supervisor, and who tells how much is queued.
+    watchers: [AbortOnDropHandle<()>; 2],
 }
 
 /// Takes events in, whatever queue is behind it.
@@ -112,11 +118,19 @@ impl<Q: Queue> Fleet<Q> {
         let Parts { config, queue, invoker, functions, destinations, clock } = parts;
         let router = Arc::new(Router::new(queue.clone(), config.shared_partitions)?);
         let load = Arc::new(Load::new());
+        let slots = Arc::new(Semaphore::new(config.max_concurrency.max(1) as usize));
         let least = 2 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let schedule = config.schedule;
         let invocations = Engine::start(engine::Parts {
             queue: queue.clone(),
-            work: Invocations { router: router.clone(), invoker, functions, schedule, clock: clock.clone() },
+            work: Invocations {
+                router: router.clone(),
+                invoker,
+                functions,
+                schedule,
+                clock: clock.clone(),
+                slots: slots.clone(),
+            },
             budget: Budget::new(config.memory, config.function_memory),
             bounds: Bounds { least, most: config.max_concurrency },
             lease: config.lease,
@@ -135,8 +149,9 @@ impl<Q: Queue> Fleet<Q> {
         let supervisor =
             Supervisor::new(config, router.clone(), invocations.clone(), deliveries.clone()).run();
         let engines: [Arc<dyn Running>; 2] = [invocations, deliveries];
-        let supervisor = tokio::spawn(supervisor);
-        Ok(Self { router, clock, under_way: UnderWay::default(), engines, supervisor })
+        let backlog = Backlog::new(router.clone(), clock.clone());
+        let watchers = [tokio::spawn(supervisor), tokio::spawn(backlog.run())].map(AbortOnDropHandle::new);
+        Ok(Self { router, clock, under_way: UnderWay::default(), engines, slots, watchers })
     }
 
     #[must_use]
@@ -148,9 +163,12 @@ impl<Q: Queue> Fleet<Q> {
     /// Leases nothing more, gives back what waits, and returns when what runs has ended and is settled, or when `within` is over:
     /// what still runs then comes again after the next start.
     pub async fn stop(self, within: Duration) {
-        self.supervisor.abort();
-        // It was ended on purpose.
-        let _ = self.supervisor.await;
+        for watcher in self.watchers {
+            watcher.abort();
+            // It was ended on purpose.
+            let _ = watcher.await;
+        }
+        self.slots.close();
         // What invocations leave behind for destinations is taken up at the next start.
         let finished = join_all(self.engines.iter().map(|engine| engine.finish()));
         if tokio::time::timeout(within, finished).await.is_err() {

@@ -17,7 +17,9 @@ use connectors::destinations::SNS_DEFAULT_BYTES;
 use futures::StreamExt as _;
 use invoker::{InvokeError, InvokeOutcome, InvokeRequest};
 use queue::{EventId, Queue, WriteError};
+use tokio::sync::Semaphore;
 use tower::{Service, ServiceExt as _};
+use tracing::Instrument as _;
 use types::{
     ApiError, Clock, Destination, EventInvokePolicy, FunctionRef, FunctionSpec, Qualifier, RecursiveLoop,
     RequestId, Version, limits,
@@ -30,17 +32,16 @@ use crate::{
     event::{Again, Draft, Event, Failure, Tried},
     metrics,
     router::Router,
-    schedule::{Condition, Next, Outcome, Progress, Schedule},
+    schedule::{Condition, Next, Outcome, Progress, Schedule, Wait},
 };
 
-/// Bytes of an error that a dead-letter queue is told, as on AWS.
-const ERROR_BYTES: usize = 1024;
 /// Most bytes of a failed answer that are kept in memory until the next attempt, for the record if there is none.
-const KEPT_RESPONSE_BYTES: usize = 64 * 1024;
+const KEPT_RESPONSE_BYTES: usize = 4 * 1024;
 /// `requestContext.condition` of an event that succeeded.
 const SUCCESS: &str = "Success";
-/// Most bytes of a record: what the largest request and the largest response need.
-const RECORD_BYTES: usize = 8 * 1024 * 1024;
+/// Most bytes of a record: what the largest request and the largest response need. With its attributes, and what its dead letter has
+/// of them, it must be no larger than the queue takes.
+const RECORD_BYTES: usize = 8 * 1024 * 1024 - 64 * 1024;
 /// When something of the queue's that should work does not.
 const AFTER_TROUBLE: Duration = Duration::from_secs(1);
 
@@ -69,6 +70,8 @@ pub(crate) struct Invocations<Q, S> {
     pub(crate) functions: Arc<dyn Functions>,
     pub(crate) schedule: Schedule,
     pub(crate) clock: Arc<dyn Clock>,
+    /// A permit for each invocation at once, of all functions; closed when the fleet stops.
+    pub(crate) slots: Arc<Semaphore>,
 }
 
 /// How a try ended.
@@ -125,7 +128,7 @@ where
         }
         let name = reference.name.as_str();
         metrics::age(name, self.age(event));
-        match self.invoke(event, &reference).await {
+        match self.invoke(event, &reference, policy.on_success.is_some()).await {
             Ended::Succeeded(response) => {
                 metrics::finished(name, "success");
                 self.success(event, &reference, &policy, &response)
@@ -135,7 +138,11 @@ where
                 event.deferrals = 0;
                 event.failure = Some(failure(response));
                 metrics::retried(name, "function_error");
-                self.next(event, &reference, &policy, Outcome::Failed, false)
+                let tried = self.next(event, &reference, &policy, Outcome::Failed, false);
+                if matches!(tried, Tried::Again(_)) {
+                    event.forget_long_response(KEPT_RESPONSE_BYTES);
+                }
+                tried
             }
             Ended::NotTried { refused, code, message } => {
                 event.deferrals = event.deferrals.saturating_add(1);
@@ -163,12 +170,16 @@ where
         arn.is_some_and(|arn| event.kind.trace().lineage.times(&arn) > limits::RECURSION_HOPS)
     }
 
-    async fn invoke(&self, event: &Event<Invocation>, reference: &FunctionRef) -> Ended {
+    /// Whoever needs no answer of a success gets an empty one.
+    async fn invoke(&self, event: &Event<Invocation>, reference: &FunctionRef, answer_needed: bool) -> Ended {
         let function = match self.functions.resolve(reference) {
             Ok(function) => function,
             Err(error) => {
                 return Ended::NotTried { refused: false, code: error.code.status(), message: error.message };
             }
+        };
+        let Ok(_slot) = self.slots.acquire().await else {
+            return Ended::NotTried { refused: true, code: 503, message: "the server is stopping".into() };
         };
         let request = InvokeRequest {
             function,
@@ -179,8 +190,10 @@ where
             trace: event.kind.trace(),
             log_tail: false,
         };
-        match self.invoker.clone().oneshot(request).await {
-            Ok(outcome) => match read(outcome).await {
+        let arn = &request.function.arn;
+        let span = tracing::info_span!("attempt", function = %arn, request_id = %request.request_id, attempt = event.attempts + 1);
+        match self.invoker.clone().oneshot(request).instrument(span).await {
+            Ok(outcome) => match read(outcome, answer_needed).await {
                 Ok(response) if response.failed => Ended::Failed(response),
                 Ok(response) => Ended::Succeeded(response),
                 Err(error) => not_tried(&error),
@@ -214,9 +227,8 @@ where
         policy: &EventInvokePolicy,
         response: &Response,
     ) -> Tried {
-        let Some(destination) = &policy.on_success else { return Tried::Done(Vec::new()) };
-        let outcome = self.outcome(event, SUCCESS, event.attempts + 1, Some(response));
-        Tried::Done(vec![self.record(event, reference, destination, outcome)])
+        let record = |destination| self.record(event, reference, destination, Ok(response));
+        Tried::Done(policy.on_success.iter().map(record).collect())
     }
 
     /// The event ends without success, and somebody is told.
@@ -228,11 +240,15 @@ where
         condition: Condition,
     ) -> Tried {
         metrics::finished(reference.name.as_str(), condition.as_str());
-        let mut drafts = Vec::new();
-        if let Some(destination) = &policy.on_failure {
-            let outcome = self.outcome(event, condition.as_str(), event.attempts, event.response());
-            drafts.push(self.record(event, reference, destination, outcome));
-        }
+        // The end of a loop goes on to no function: two that are each other's destination would never come to theirs.
+        let ends_there = |destination: &&Destination| {
+            condition != Condition::RecursiveInvocation
+                || !matches!(destination, Destination::Function { .. })
+        };
+        let on_failure = policy.on_failure.iter().filter(ends_there);
+        let mut drafts: Vec<_> = on_failure
+            .map(|destination| self.record(event, reference, destination, Err(condition)))
+            .collect();
         if let Some(destination) = &policy.dead_letter_queue {
             let (error_code, error_message) =
                 event.failure.as_ref().map_or((200, condition.as_str().to_owned()), |failure| {
@@ -254,39 +270,29 @@ where
         Tried::Done(drafts)
     }
 
-    fn outcome<'a>(
-        &self,
-        event: &'a Event<Invocation>,
-        condition: &'a str,
-        invoke_count: u32,
-        response: Option<&'a Response>,
-    ) -> EnvelopeOutcome<'a> {
-        EnvelopeOutcome {
-            request_id: event.request_id(),
-            function_arn: "",
-            condition,
-            invoke_count,
-            request: &event.payload,
-            response,
-            at: timestamp(self.clock.now()),
-        }
-    }
-
     fn record(
         &self,
         event: &Event<Invocation>,
         reference: &FunctionRef,
         destination: &Destination,
-        outcome: EnvelopeOutcome<'_>,
+        ended: Result<&Response, Condition>,
     ) -> Draft {
         let most = match destination {
             Destination::Sns { .. } => SNS_DEFAULT_BYTES,
             Destination::Function { .. } => limits::ASYNC_REQUEST_BYTES,
             _ => RECORD_BYTES,
         };
-        let form = OutgoingForm::Result { success: outcome.condition == SUCCESS };
-        let body = EnvelopeOutcome { function_arn: &qualified(event, reference), ..outcome }.envelope(most);
-        self.outgoing(event, reference, destination.to_string(), form, body)
+        let envelope = EnvelopeOutcome {
+            request_id: event.request_id(),
+            function_arn: &qualified(event, reference),
+            condition: ended.map_or_else(Condition::as_str, |_| SUCCESS),
+            invoke_count: event.attempts + u32::from(ended.is_ok()),
+            request: &event.payload,
+            response: ended.ok().or_else(|| event.response()),
+            at: timestamp(self.clock.now()),
+        };
+        let form = OutgoingForm::Result { success: ended.is_ok() };
+        self.outgoing(event, reference, destination.to_string(), form, envelope.envelope(most))
     }
 
     fn outgoing(
@@ -304,6 +310,7 @@ where
             at_ms: millis(self.clock.now()),
             form,
             xray: event.kind.xray.clone(),
+            traceparent: event.kind.traceparent.clone(),
             lineage: event.kind.lineage.clone(),
         };
         Draft {
@@ -344,11 +351,18 @@ where
 }
 
 fn again(wait: Duration, noted: bool) -> Tried {
-    Tried::Again(Again { wait, noted, refused: false })
+    Tried::Again(Again { wait: Wait::anywhere(wait), noted, refused: false })
 }
 
 /// The whole of an answer. An error in the middle means that nobody knows what the function did.
-async fn read(mut outcome: InvokeOutcome) -> Result<Response, InvokeError> {
+async fn read(mut outcome: InvokeOutcome, needed: bool) -> Result<Response, InvokeError> {
+    let failed = outcome.function_error.is_some();
+    if !failed && !needed {
+        while let Some(chunk) = outcome.body.next().await {
+            chunk?;
+        }
+        return Ok(Response { executed_version: outcome.executed_version, failed, body: Bytes::new() });
+    }
     let mut body = match outcome.body.next().await {
         Some(first) => first?,
         None => Bytes::new(),
@@ -358,7 +372,6 @@ async fn read(mut outcome: InvokeOutcome) -> Result<Response, InvokeError> {
         longer.extend_from_slice(&chunk?);
         body = longer.freeze();
     }
-    let failed = outcome.function_error.is_some();
     Ok(Response { executed_version: outcome.executed_version, failed, body })
 }
 
@@ -383,18 +396,8 @@ fn failure(response: Response) -> Failure {
         |_| String::from_utf8_lossy(&response.body).into_owned(),
         |described| described.error_message,
     );
-    cut(&mut message, ERROR_BYTES);
-    // A long answer is in the record of this attempt if it was the last; it need not wait in memory for the next.
-    let kept = response.body.len() <= KEPT_RESPONSE_BYTES;
-    let response = if kept { response } else { Response { body: Bytes::new(), ..response } };
+    message.truncate(message.floor_char_boundary(limits::ERROR_MESSAGE_BYTES));
     Failure { response: Some(response), code: 200, message }
-}
-
-fn cut(text: &mut String, bytes: usize) {
-    if text.len() > bytes {
-        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
-    }
 }
 
 /// The ARN with its qualifier, `$LATEST` if it was named without one.

@@ -25,6 +25,7 @@ use crate::{
     event::{Again, Draft, Event, Tried},
     lane::Lane,
     persist::persist,
+    schedule::Wait,
     window::TICK,
 };
 
@@ -57,8 +58,8 @@ enum Settled<K> {
     Queued(Event<K>),
     Noted(Event<K>, Again),
     Acked,
-    /// The lease is lost, or the fleet stops and the queue does not write: it comes again.
-    Dropped,
+    /// The queue refuses what follows from it, or the fleet stops and the queue does not write: it comes again.
+    Dropped(Event<K>),
 }
 
 impl<Q: Queue, W: Work> LaneTask<Q, W> {
@@ -88,6 +89,9 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
             self.begin_what_can();
             if self.is_idle() {
                 let ends = self.stopping || self.linger().await;
+                if stop.is_cancelled() {
+                    self.stop();
+                }
                 if ends && self.engine.forget(self.function, &self.mailbox) {
                     return;
                 }
@@ -125,7 +129,8 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
 
     fn stop(&mut self) {
         self.stopping = true;
-        let left = self.lane.clear();
+        let mut left = self.lane.clear();
+        left.extend(std::iter::from_fn(|| self.mailbox.try_recv().ok()));
         self.engine.release(&left);
     }
 
@@ -141,7 +146,7 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
                 let attempt = AssertUnwindSafe(engine.work().attempt(&mut event)).catch_unwind().await;
                 let tried = attempt.unwrap_or_else(|_| {
                     tracing::error!(request_id = %event.request_id(), "an attempt ended in a panic; it is made again");
-                    Tried::Again(Again { wait: AFTER_PANIC, noted: false, refused: false })
+                    Tried::Again(Again { wait: Wait::anywhere(AFTER_PANIC), noted: false, refused: false })
                 });
                 Attempted { event, tried, begun: now }
             });
@@ -156,7 +161,11 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
             Tried::Done(drafts) => {
                 let engine = self.engine.clone();
                 self.settling.spawn(async move {
-                    if engine.enqueue(&drafts).await { Settled::Queued(event) } else { Settled::Dropped }
+                    if engine.enqueue(&drafts).await {
+                        Settled::Queued(event)
+                    } else {
+                        Settled::Dropped(event)
+                    }
                 });
             }
             Tried::Again(again) => {
@@ -175,12 +184,13 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
 
     fn note(&mut self, event: Event<W::Kind>, again: Again) {
         let engine = self.engine.clone();
+        let wait = if self.gives_back() { again.wait.in_queue } else { again.wait.in_memory };
         self.settling.spawn(async move {
-            let not_before = millis(engine.clock().now() + again.wait);
+            let not_before = millis(engine.clock().now() + wait);
             if engine.note(&event, not_before).await {
                 Settled::Noted(event, again)
             } else {
-                Settled::Dropped
+                Settled::Dropped(event)
             }
         });
     }
@@ -194,7 +204,7 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
                 self.acking = false;
                 self.ack();
             }
-            Ok(Settled::Dropped) => {}
+            Ok(Settled::Dropped(event)) => self.engine.release(&[event]),
             Err(error) => {
                 tracing::error!(%error, "events could not be settled; they come again");
                 // It may have been the ack.
@@ -204,14 +214,13 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
         }
     }
 
-    /// Whether what has to wait waits in the queue: the fleet stops, or half of the function's share waits here already and would
-    /// keep new events out.
+    /// Whether what has to wait waits in the queue: the fleet stops, or what waits here already would keep new events out.
     fn gives_back(&self) -> bool {
-        self.stopping || self.lane.waiting() * 2 >= self.engine.share().events
+        self.stopping || self.engine.budget().is_crowded(self.function, self.lane.waiting())
     }
 
     fn wait(&mut self, event: Event<W::Kind>, again: Again) {
-        self.lane.wait(event, Instant::now() + again.wait);
+        self.lane.wait(event, Instant::now() + again.wait.in_memory);
     }
 
     fn finish(&mut self, event: Event<W::Kind>) {

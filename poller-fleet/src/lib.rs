@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod attributes;
+mod backlog;
 mod budget;
 mod clock;
 mod config;
@@ -37,7 +38,6 @@ mod scaling;
 mod schedule;
 mod signals;
 mod supervisor;
-mod trace;
 mod window;
 
 pub use budget::Amount;

@@ -17,6 +17,8 @@ const DELIVERY_FAILURES: &str = "waterwheel_destination_delivery_failures_total"
 const HELD_EVENTS: &str = "waterwheel_async_held_events";
 const HELD_BYTES: &str = "waterwheel_async_held_bytes";
 const DEPTH: &str = "waterwheel_async_depth";
+const FUNCTION_DEPTH: &str = "waterwheel_async_function_depth";
+const FUNCTION_OLDEST: &str = "waterwheel_async_function_oldest_age_seconds";
 const POLLERS: &str = "waterwheel_pollers";
 const OWN_PARTITIONS: &str = "waterwheel_dedicated_partitions";
 
@@ -53,6 +55,16 @@ pub fn describe() {
     describe_gauge!(HELD_EVENTS, Unit::Count, "Events in the pollers' memory, by kind");
     describe_gauge!(HELD_BYTES, Unit::Bytes, "Bytes of events in the pollers' memory, by kind");
     describe_gauge!(DEPTH, Unit::Count, "Events of a partition that are not done");
+    describe_gauge!(
+        FUNCTION_DEPTH,
+        Unit::Count,
+        "Events of a function that are not done, by kind: invocations, deliveries, dead_letters"
+    );
+    describe_gauge!(
+        FUNCTION_OLDEST,
+        Unit::Seconds,
+        "Since when the oldest of these was accepted; 0 if there is none"
+    );
     describe_gauge!(POLLERS, Unit::Count, "Pollers of a partition");
     describe_gauge!(OWN_PARTITIONS, Unit::Count, "Functions whose events have a partition of their own");
     // Nothing is ever dropped; who looks for the metric finds it, and it says so.
@@ -98,6 +110,12 @@ pub(crate) fn held(kind: &'static str, held: Amount) {
 pub(crate) fn partition(name: &str, pollers: usize, depth: u64) {
     gauge!(POLLERS, "partition" => name.to_owned()).set(pollers as f64);
     gauge!(DEPTH, "partition" => name.to_owned()).set(depth as f64);
+}
+
+/// `kind`: `invocations`, `deliveries` or `dead_letters`.
+pub(crate) fn backlog(function: &str, kind: &'static str, events: u64, oldest: Duration) {
+    gauge!(FUNCTION_DEPTH, "function" => function.to_owned(), "kind" => kind).set(events as f64);
+    gauge!(FUNCTION_OLDEST, "function" => function.to_owned(), "kind" => kind).set(oldest);
 }
 
 pub(crate) fn own_partitions(count: usize) {

@@ -90,6 +90,11 @@ impl Placement {
         self.functions.entry(function).or_default().own = true;
     }
 
+    /// It could not be moved away: it is looked at as if it had never been.
+    pub(crate) fn stays(&mut self, function: FunctionNumber) {
+        self.functions.remove(&function);
+    }
+
     /// Functions with partitions of their own.
     pub(crate) fn own(&self) -> impl Iterator<Item = FunctionNumber> {
         self.functions.iter().filter(|(_, state)| state.own).map(|(function, _)| *function)

@@ -46,6 +46,15 @@ impl<'a> PartitionKind<'a> {
             name.strip_prefix(DEAD_LETTERS).map(Self::DeadLetters)
         }
     }
+
+    /// As metrics call it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::SharedInvocations | Self::OwnInvocations(_) => "invocations",
+            Self::Deliveries => "deliveries",
+            Self::DeadLetters(_) => "dead_letters",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -76,12 +85,6 @@ impl<Q: Queue> Router<Q> {
         let number = self.queue.function(&arn.to_string())?;
         self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), number);
         Ok(number)
-    }
-
-    /// Of a function that was asked for since the start.
-    pub(crate) fn arn(&self, number: FunctionNumber) -> Option<FunctionArn> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
-        functions.iter().find(|(_, known)| **known == number).map(|(arn, _)| arn.clone())
     }
 
     /// Where a new invocation is queued.

@@ -15,6 +15,8 @@ use types::EventInvokePolicy;
 const AFTER_FAILURE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(120)];
 const FIRST_DEFERRAL: Duration = Duration::from_secs(1);
 const LONGEST_DEFERRAL: Duration = Duration::from_secs(300);
+/// What waits in the queue waits for an eighth of its age: some 120 tries in six hours, where doubling from the first makes 80. (ours)
+const PART_OF_AGE: u32 = 8;
 
 /// The waits, all of them scaled alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,8 +47,16 @@ pub(crate) enum Outcome {
 /// What is to be done with the event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
-    RetryAfter(Duration),
+    RetryAfter(Wait),
     GiveUp(Condition),
+}
+
+/// How long to wait before the next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) in_memory: Duration,
+    /// The queue remembers attempts, and not how often an event could not be tried: there it waits in proportion to its age.
+    pub(crate) in_queue: Duration,
 }
 
 /// Why an event ended without success. `requestContext.condition` of its record.
@@ -88,22 +98,34 @@ impl Schedule {
         if left.is_zero() {
             return Next::GiveUp(Condition::EventAgeExceeded);
         }
-        let wait = match outcome {
+        let (in_memory, in_queue) = match outcome {
             Outcome::Failed => {
                 let index = (progress.attempts.max(1) as usize - 1).min(AFTER_FAILURE.len() - 1);
-                AFTER_FAILURE[index]
+                let wait = AFTER_FAILURE[index].mul_f64(self.scale);
+                (wait, wait)
             }
             Outcome::NotTried => {
                 let doublings = progress.deferrals.saturating_sub(1).min(16);
-                (FIRST_DEFERRAL * 2u32.pow(doublings)).min(LONGEST_DEFERRAL)
+                let longest = LONGEST_DEFERRAL.mul_f64(self.scale);
+                let wait = (FIRST_DEFERRAL * 2u32.pow(doublings)).mul_f64(self.scale).min(longest);
+                (wait, (progress.age / PART_OF_AGE).clamp(wait, longest))
             }
         };
         // At the end of its age it is given up, not before and not later.
-        Next::RetryAfter(wait.mul_f64(self.scale).min(left))
+        Next::RetryAfter(Wait { in_memory: in_memory.min(left), in_queue: in_queue.min(left) })
     }
 
     fn oldest(self, policy: &EventInvokePolicy) -> Duration {
         policy.maximum_event_age.mul_f64(self.scale)
+    }
+}
+
+// === impl Wait ===
+
+impl Wait {
+    /// As long, wherever it waits.
+    pub(crate) fn anywhere(wait: Duration) -> Self {
+        Self { in_memory: wait, in_queue: wait }
     }
 }
 
@@ -136,7 +158,7 @@ mod tests {
 
     fn seconds(next: Next) -> u64 {
         match next {
-            Next::RetryAfter(wait) => wait.as_secs(),
+            Next::RetryAfter(wait) => wait.in_memory.as_secs(),
             Next::GiveUp(condition) => panic!("{condition:?}"),
         }
     }
@@ -164,6 +186,18 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_in_the_queue_waits_longer_the_older_it_is() {
+        let wait = |age, deferrals| {
+            let progress = Progress { age: Duration::from_secs(age), deferrals, attempts: 0 };
+            let next = Schedule::default().next(Outcome::NotTried, progress, &EventInvokePolicy::default());
+            let Next::RetryAfter(wait) = next else { panic!("{next:?}") };
+            wait.in_queue.as_secs()
+        };
+        assert_eq!([0, 16, 80, 2_400, 20_000].map(|age| wait(age, 1)), [1, 2, 10, 300, 300]);
+        assert_eq!(wait(16, 9), 256, "and no shorter than it would have in memory");
+    }
+
+    #[test]
     fn an_event_is_given_up_at_the_end_of_its_age() {
         let (schedule, policy) = (Schedule::default(), policy(2, 90));
         let at = |age, attempts| {
@@ -183,6 +217,7 @@ mod tests {
         schedule: Schedule,
         policy: &EventInvokePolicy,
         outcomes: &[Outcome],
+        in_queue: bool,
     ) -> (Vec<Duration>, Condition) {
         let (mut progress, mut tried) = (Progress::default(), Vec::new());
         for outcome in outcomes.iter().cycle() {
@@ -195,7 +230,11 @@ mod tests {
                 Outcome::NotTried => progress.deferrals += 1,
             }
             match schedule.next(*outcome, progress, policy) {
-                Next::RetryAfter(wait) => progress.age += wait,
+                Next::RetryAfter(wait) if in_queue => {
+                    progress.age += wait.in_queue;
+                    progress.deferrals = 0;
+                }
+                Next::RetryAfter(wait) => progress.age += wait.in_memory,
                 Next::GiveUp(condition) => return (tried, condition),
             }
         }
@@ -211,11 +250,12 @@ mod tests {
             age in 60u64..=21_600,
             scale in prop_oneof![Just(1.0), 0.001f64..2.0],
             failed in prop::collection::vec(any::<bool>(), 1..8),
+            in_queue: bool,
         ) {
             let outcomes: Vec<_> =
                 failed.iter().map(|failed| if *failed { Outcome::Failed } else { Outcome::NotTried }).collect();
             let policy = policy(retries, age);
-            let (tried, condition) = run(Schedule::scaled(scale), &policy, &outcomes);
+            let (tried, condition) = run(Schedule::scaled(scale), &policy, &outcomes, in_queue);
             let oldest = policy.maximum_event_age.mul_f64(scale);
             prop_assert!(tried.iter().all(|at| *at < oldest));
             let count = |wanted| outcomes.iter().cycle().take(tried.len()).filter(|o| **o == wanted).count();

@@ -91,14 +91,13 @@ impl<Q: Queue, W: Work> Supervisor<Q, W> {
         let mut seen = Vec::new();
         let own: HashSet<_> = self.owners.values().map(|(_, partition)| *partition).collect();
         for (partition, name) in self.router.queue().partitions() {
-            let depth = self.router.queue().depth(partition).events;
             let kind = PartitionKind::of(&name);
-            let wanted = match kind {
-                None | Some(PartitionKind::DeadLetters(_)) => continue,
-                Some(PartitionKind::OwnInvocations(_)) if depth == 0 && !own.contains(&partition) => false,
-                Some(_) => true,
-            };
-            if !wanted {
+            if matches!(kind, None | Some(PartitionKind::DeadLetters(_))) {
+                continue;
+            }
+            let depth = self.router.queue().depth(partition).events;
+            let is_own = matches!(kind, Some(PartitionKind::OwnInvocations(_)));
+            if is_own && depth == 0 && !own.contains(&partition) {
                 if let Some(polled) = self.polled.remove(&partition) {
                     polled.pollers.iter().for_each(CancellationToken::cancel);
                     metrics::partition(&polled.name, 0, 0);
@@ -162,8 +161,11 @@ impl<Q: Queue, W: Work> Supervisor<Q, W> {
     }
 
     async fn move_away(&mut self, function: FunctionNumber, reason: crate::placement::Reason) {
-        let Some(arn) = self.router.arn(function) else { return };
-        let arn = arn.to_string();
+        let functions = self.router.queue().functions();
+        let Some((_, arn)) = functions.into_iter().find(|(number, _)| *number == function) else {
+            self.placement.stays(function);
+            return;
+        };
         let moved = match self.router.own(&arn) {
             Ok(own) => self.router.queue().redirect(function, Some(own)).await.map(|()| own),
             Err(refused) => Err(refused.into()),
@@ -177,7 +179,10 @@ impl<Q: Queue, W: Work> Supervisor<Q, W> {
                 );
                 self.owners.insert(function, (arn, own));
             }
-            Err(error) => tracing::warn!(function = arn, %error, "the function could not be moved away"),
+            Err(error) => {
+                tracing::warn!(function = arn, %error, "the function could not be moved away");
+                self.placement.stays(function);
+            }
         }
     }
 

@@ -1,11 +1,19 @@
-//! Between the edge and the invoker: the request's span joins its caller's trace.
+//! Between whoever calls and who does the work: the caller's span joins the trace that the request carries.
+//!
+//! ```text
+//!   request ─► invoke ─► environment                      a caller waits
+//!   request ─► (queued) ─► attempt ─► invoke ─► …         an event: each attempt is a child of the request
+//! ```
 
 use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use invoker::InvokeRequest;
+use poller_fleet::{AcceptEvents, AsyncInvocation};
+use queue::WriteError;
 use tower_service::Service;
 
-/// An invoke service whose callers' spans are part of the traces that the requests carry.
+/// A service whose callers' spans are part of the traces that the requests carry.
 #[derive(Debug, Clone)]
 pub(crate) struct Traced<S>(S);
 
@@ -32,5 +40,17 @@ impl<S: Service<InvokeRequest>> Service<InvokeRequest> for Traced<S> {
         #[cfg(feature = "otlp")]
         super::otlp::adopt(&tracing::Span::current(), &mut request.trace);
         self.0.call(request)
+    }
+}
+
+impl<S: AcceptEvents> AcceptEvents for Traced<S> {
+    #[cfg_attr(
+        not(feature = "otlp"),
+        expect(unused_mut, reason = "the trace changes only where it is exported")
+    )]
+    fn accept(&self, mut event: AsyncInvocation) -> BoxFuture<'_, Result<(), WriteError>> {
+        #[cfg(feature = "otlp")]
+        super::otlp::adopt(&tracing::Span::current(), &mut event.trace);
+        self.0.accept(event)
     }
 }

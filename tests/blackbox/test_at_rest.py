@@ -6,6 +6,10 @@ secrets and are left out.
 """
 
 import json
+import os
+import resource
+import signal
+import subprocess
 
 import pytest
 
@@ -111,6 +115,32 @@ def test_nothing_is_readable_after_a_crash_or_a_restart(busy):
     assert planted.canaries["print"] in logs.stdout, "the lines are there for who has the key"
     assert planted.canaries["fail"] in logs.stdout
     server.start()
+
+
+def aborted(process):
+    """Ends it as a crash would; how the kernel says that it ended."""
+    process.send_signal(signal.SIGABRT)
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    process.wait()
+    return ended.si_code
+
+
+def test_a_server_that_crashes_with_events_in_memory_leaves_no_core(new_server, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    try:
+        if aborted(subprocess.Popen(["sleep", "60"], cwd=tmp_path)) != os.CLD_DUMPED:
+            pytest.skip("no process leaves a core on this machine")
+        server = new_server().start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+    functions = Functions(server.client())
+    name = functions.create(package({"lambda_function.py": "import time\ndef lambda_handler(e, c): time.sleep(60)\n"}),
+                            Timeout=90)
+    functions.client.invoke(FunctionName=name, InvocationType="Event", Payload=json.dumps(scan.canary()))
+    held = Metrics.settled(server, lambda metrics: metrics.sum("waterwheel_async_held_events", kind="invocations") == 1)
+    assert held.sum("waterwheel_async_held_events", kind="invocations") == 1
+    assert aborted(server.process) == os.CLD_KILLED
 
 
 def test_without_the_keyring_nothing_opens(busy):

@@ -58,7 +58,8 @@ def receiver():
 
 @pytest.fixture(scope="module")
 def server(receiver, new_server):
-    config = {"telemetry": {"otlp_endpoint": receiver.endpoint}, "environments": {"concurrency_limit": 4}}
+    config = {"telemetry": {"otlp_endpoint": receiver.endpoint}, "environments": {"concurrency_limit": 4},
+              "async": {"test_speed_up": 60}}
     return new_server(config=config).start()
 
 
@@ -241,6 +242,41 @@ def test_one_trace_holds_edge_invoker_and_environment_together(wire, tracer, rec
     while at.parent_id in by_id:
         at, depth = by_id[at.parent_id], depth + 1
     assert at == roots[0] and depth >= 2, "environment below invoker below edge"
+
+
+def test_one_trace_leads_from_the_call_through_the_queue_to_every_attempt(functions, wire, receiver):
+    name = functions.create(python("def lambda_handler(e, c): raise ValueError\n"))
+    functions.client.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=1)
+    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
+    headers = {"traceparent": f"00-{trace}-{parent}-01", "x-amz-invocation-type": "Event"}
+    assert wire.invoke(name, headers=headers).status == 202
+
+    def named(spans, wanted):
+        return [span for span in spans if span.trace_id == trace and span.name == wanted]
+
+    spans = receiver.await_spans(lambda spans: len(named(spans, "attempt")) == 2 and len(named(spans, "environment")) == 2)
+    [request] = named(spans, "request")
+    assert request.parent_id == parent
+    attempts = {span.span_id for span in named(spans, "attempt")}
+    assert len(attempts) == 2 and {span.parent_id for span in named(spans, "attempt")} == {request.span_id}
+    invokes = {span.span_id for span in named(spans, "invoke")}
+    assert {span.parent_id for span in named(spans, "invoke")} == attempts
+    assert {span.parent_id for span in named(spans, "environment")} == invokes
+
+
+def test_depth_and_age_of_what_is_queued_are_told_per_function(server, functions):
+    name = functions.create(python("def lambda_handler(e, c): raise ValueError\n"))
+    functions.client.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=0)
+    functions.client.invoke(FunctionName=name, InvocationType="Event", Payload=b"{}")
+    labels = {"function": name, "kind": "dead_letters"}
+    settled = Metrics.settled(server, lambda metrics: (
+        metrics.sum("waterwheel_async_function_depth", **labels) == 1
+        and metrics.sum("waterwheel_async_function_oldest_age_seconds", **labels) >= 5), seconds=30)
+    assert settled.sum("waterwheel_async_function_depth", **labels) == 1
+    assert settled.sum("waterwheel_async_function_oldest_age_seconds", **labels) >= 5
+    server.command("dead-letters", "purge", name, "--yes")
+    settled = Metrics.settled(server, lambda metrics: metrics.sum("waterwheel_async_function_depth", **labels) == 0, seconds=30)
+    assert settled.sum("waterwheel_async_function_oldest_age_seconds", **labels) == 0
 
 
 def test_no_canary_is_in_metrics_traces_or_the_servers_own_log(server, functions, receiver, wire):

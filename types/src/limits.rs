@@ -14,6 +14,8 @@ pub const MIN_EVENT_AGE: Duration = Duration::from_secs(60);
 pub const MAX_EVENT_AGE: Duration = Duration::from_secs(21_600);
 /// Times that a function may be invoked in one chain of invocations before the chain is taken for a loop (DG).
 pub const RECURSION_HOPS: u32 = 16;
+/// Bytes of an error message that a dead-letter queue is told of (DG: the first 1 KB).
+pub const ERROR_MESSAGE_BYTES: usize = 1024;
 /// Largest buffered response, bytes (DG, as the runtime clients report it: 6 MB + 100).
 pub const SYNC_RESPONSE_BYTES: usize = 6_291_556;
 /// Largest `X-Amz-Client-Context`, bytes of base64 (BC).

@@ -81,11 +81,18 @@ pub(super) fn order(body: &[u8]) -> Result<Order, ApiError> {
     };
     Ok(Order {
         filter,
-        from: text(&json, "Marker")?.map(str::to_owned),
+        from: text(&json, "Marker")?.map(marker).transpose()?,
         limit: positive(&json, "MaxItems")?.map_or(u64::MAX, |number| u64::from(number.get())),
         per_second: positive(&json, "PerSecond")?.unwrap_or(DEFAULT_PER_SECOND),
         within: WITHIN,
     })
+}
+
+/// Where an order stopped, as its answer said: the ARN of a function.
+fn marker(text: &str) -> Result<String, ApiError> {
+    let arn = text.parse::<FunctionRef>().ok().and_then(FunctionRef::into_arn);
+    let arn = arn.ok_or_else(|| refuse("Marker", text, "the Marker of an answer"))?;
+    Ok(arn.to_string())
 }
 
 /// A function as callers name it, without a qualifier: all its versions have one dead-letter store.

@@ -40,8 +40,8 @@ struct Settling<'a, Q: Queue> {
     handle: &'a Handle<Q>,
     end: End,
     filter: Filter,
-    /// Ids that were asked for and not met yet.
-    missing: Option<usize>,
+    /// Ids that were asked for and not met yet; `None`: none were asked for.
+    missing: Option<HashSet<RequestId>>,
     limit: u64,
     pace: Pace,
     deadline: Instant,
@@ -84,7 +84,7 @@ impl<Q: Queue> Handle<Q> {
         let mut settling = Settling {
             handle: self,
             end,
-            missing: (!filter.ids.is_empty()).then_some(filter.ids.len()),
+            missing: (!filter.ids.is_empty()).then(|| filter.ids.clone()),
             filter,
             limit,
             pace: Pace::new(per_second),
@@ -103,7 +103,7 @@ impl<Q: Queue> Handle<Q> {
                 settling.progress.next = Some(function);
                 break;
             }
-            if settling.missing == Some(0) {
+            if settling.has_met_all() {
                 break;
             }
         }
@@ -112,8 +112,15 @@ impl<Q: Queue> Handle<Q> {
 }
 
 impl<Q: Queue> Settling<'_, Q> {
+    fn has_met_all(&self) -> bool {
+        self.missing.as_ref().is_some_and(HashSet::is_empty)
+    }
+
     /// Everything of a function, without looking at it.
     async fn purge(&mut self, store: &Store) -> Result<Option<Stopped>, Error> {
+        if Instant::now() >= self.deadline {
+            return Ok(Some(Stopped::Time));
+        }
         let _turn = self.handle.under_way.begin(&store.function)?;
         let queue = self.handle.router.queue();
         let events = queue.depth(store.partition).events;
@@ -136,7 +143,7 @@ impl<Q: Queue> Settling<'_, Q> {
         let mut held = Held { queue, leases: BTreeMap::new(), extended: Instant::now() };
         let mut left = events.min(MAX_SCANNED);
         self.progress.not_scanned += events - left;
-        while left > 0 && self.missing != Some(0) {
+        while left > 0 && !self.has_met_all() {
             if self.progress.done >= self.limit {
                 return Ok(Some(Stopped::Limit));
             }
@@ -154,6 +161,8 @@ impl<Q: Queue> Settling<'_, Q> {
             };
             let (epoch, page) = queue.lease(request).await?;
             if page.is_empty() {
+                // Others have them: the pollers' leases leave no room for more, or what is left was given up by this one.
+                self.progress.not_scanned += queue.depth(store.partition).events.saturating_sub(held.count());
                 break;
             }
             left = left.saturating_sub(page.len() as u64);
@@ -191,7 +200,11 @@ impl<Q: Queue> Settling<'_, Q> {
             held.keep();
             self.finish(portion, held, epoch).await?;
             self.done(store, portion.len() as u64);
-            self.missing = self.missing.map(|missing| missing.saturating_sub(portion.len()));
+            if let Some(missing) = &mut self.missing {
+                for meant in portion {
+                    missing.remove(&RequestId::from_bytes(meant.id.0));
+                }
+            }
             rest = others;
         }
         Ok(None)
@@ -290,6 +303,11 @@ impl<Q: Queue> Held<'_, Q> {
         self.extended = Instant::now();
         // One that is lost is leased again, and looked at again.
         self.leases.retain(|epoch, _| self.queue.extend(*epoch, LEASE).is_ok());
+    }
+
+    /// Events that are leased still.
+    fn count(&self) -> u64 {
+        self.leases.values().map(|tokens| tokens.len() as u64).sum()
     }
 
     fn forget(&mut self, epoch: LeaseEpoch, done: &[Meant]) {

@@ -1,12 +1,19 @@
 //! A whole fleet on a real queue, with time that passes at once. Functions are closures; all else is what runs in production.
 
+mod clock;
+mod crowding;
 mod dead_letters;
+mod ends;
 
 use std::{
     collections::HashMap,
     future::{pending, ready},
     os::unix::fs::PermissionsExt,
-    sync::{Mutex, MutexGuard},
+    str::FromStr as _,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use connectors::destinations;
@@ -23,24 +30,29 @@ use types::{
 
 use super::*;
 use crate::{
-    Amount, Schedule,
+    Amount, Schedule, SteadyClock,
     attributes::{DeadLetter, Reason, Was},
     schedule::Condition,
 };
 
-/// Both clocks of a test: they pass with tokio's.
+/// Both clocks of a test: they pass with tokio's. The wall clock can be set.
 #[derive(Clone)]
-struct TestClock(Instant);
+struct TestClock {
+    began: Instant,
+    /// By how many seconds the wall clock was set, in all.
+    set: Arc<AtomicI64>,
+}
 
 impl Clock for TestClock {
     fn now(&self) -> Duration {
-        Duration::from_secs(1_800_000_000) + self.0.elapsed()
+        let set = self.set.load(Ordering::Relaxed);
+        Duration::from_secs(1_800_000_000_u64.saturating_add_signed(set)) + self.began.elapsed()
     }
 }
 
 impl BootClock for TestClock {
     fn since_boot(&self) -> Duration {
-        Duration::from_secs(1_000) + self.0.elapsed()
+        Duration::from_secs(1_000) + self.began.elapsed()
     }
 }
 
@@ -49,6 +61,10 @@ impl BootClock for TestClock {
 enum Does {
     Succeeds,
     Fails,
+    /// With an answer of this many bytes.
+    FailsAtLength(usize),
+    /// Succeeds after so many seconds.
+    TakesSeconds(u64),
     /// An answer of an attempt that never comes.
     Hangs,
     Panics,
@@ -113,7 +129,7 @@ impl Stage {
     fn new() -> Self {
         Self {
             directory: Arc::new(private_directory()),
-            clock: TestClock(Instant::now()),
+            clock: TestClock { began: Instant::now(), set: Arc::default() },
             world: Arc::default(),
             config: Config { shared_partitions: 2, ..Config::default() },
         }
@@ -134,11 +150,11 @@ impl Stage {
     fn invoke(&self, request: &InvokeRequest) -> BoxFuture<'static, Result<InvokeOutcome, InvokeError>> {
         let name = request.function.arn.name.clone();
         let mut world = self.world();
-        world.attempts.push((name.to_string(), request.request_id, self.clock.now()));
+        world.attempts.push((name.to_string(), request.request_id, self.clock.since_boot()));
         let does = world.functions[&name].0;
         drop(world);
-        let answer = |body: &'static str, function_error| {
-            let body = stream::iter([Ok(Bytes::from_static(body.as_bytes()))]).boxed();
+        let answer = |body: &str, function_error| {
+            let body = stream::iter([Ok(Bytes::copy_from_slice(body.as_bytes()))]).boxed();
             let (executed_version, content_type) = (Version::Latest, "application/json".into());
             Ok(InvokeOutcome { executed_version, function_error, log_tail: None, content_type, body })
         };
@@ -147,6 +163,17 @@ impl Stage {
             Does::Fails => {
                 let error = r#"{"errorType":"E","errorMessage":"boom"}"#;
                 ready(answer(error, Some(FunctionError::Unhandled))).boxed()
+            }
+            Does::FailsAtLength(bytes) => {
+                ready(answer(&format!("\"{}\"", "x".repeat(bytes)), Some(FunctionError::Unhandled))).boxed()
+            }
+            Does::TakesSeconds(seconds) => {
+                let answer = answer("42", None);
+                async move {
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    answer
+                }
+                .boxed()
             }
             Does::Hangs => pending().boxed(),
             Does::Panics => async { panic!("a fault of ours, in a test") }.boxed(),
@@ -158,13 +185,13 @@ impl Stage {
 
     async fn start(&self) -> Running {
         let keys = Arc::new(LocalKeyring::open_or_create(&self.directory.path().join("keyring")).unwrap());
-        let clock = Arc::new(self.clock.clone());
+        let boot = Arc::new(self.clock.clone());
+        let clock: Arc<dyn Clock> = Arc::new(SteadyClock::new(&self.clock, boot.clone()));
         let config = queue::Config {
             segment_bytes: 4 << 20,
             ..queue::Config::new(self.directory.path().join("queue"))
         };
-        let (queue, findings) =
-            EmbeddedQueue::open(config, keys.clone(), clock.clone(), clock.clone()).unwrap();
+        let (queue, findings) = EmbeddedQueue::open(config, keys.clone(), clock.clone(), boot).unwrap();
         assert!(findings.is_empty(), "{findings:?}");
         let files = destinations::Config {
             sealed_files: false,
@@ -435,42 +462,6 @@ async fn a_fault_of_ours_in_an_attempt_loses_nothing() {
     stage.function("f", Does::Succeeds);
     fleet.quiet().await;
     assert_eq!(stage.tried("f").len(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn many_that_wait_are_given_back_and_new_events_are_tried_all_the_same() {
-    let mut stage = Stage::new();
-    stage.config.function_memory = Amount { events: 20, bytes: 1 << 20 };
-    stage.function("f", Does::Fails);
-    let fleet = stage.start().await;
-    for _ in 0..200 {
-        fleet.accept("f").await;
-    }
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(stage.tried("f").len(), 200, "each once, in the first half minute");
-    fleet.quiet().await;
-    assert_eq!(stage.tried("f").len(), 600);
-    assert_eq!(fleet.depth("dead-letters/"), 200);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_stop_gives_back_what_waits_and_settles_what_runs() {
-    let mut stage = Stage::new();
-    stage.config.schedule = Schedule::scaled(0.1);
-    stage.function("f", Does::Fails);
-    stage.function("stuck", Does::Hangs);
-    let fleet = stage.start().await;
-    fleet.accept("f").await;
-    fleet.accept("stuck").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let Running { stage, queue, fleet } = fleet;
-    let began = Instant::now();
-    fleet.stop(Duration::from_secs(5)).await;
-    assert_eq!(began.elapsed().as_secs(), 5, "what runs has its time");
-    let left = queue.partitions().into_iter().map(|(number, _)| queue.depth(number).events).sum::<u64>();
-    assert_eq!(left, 2);
-    drop(queue);
-    assert_eq!(stage.tried("f"), [0]);
 }
 
 #[tokio::test(start_paused = true)]

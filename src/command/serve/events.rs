@@ -49,6 +49,7 @@ impl Events {
         });
         poller_fleet::metrics::describe();
         connectors::describe_metrics();
+        queue::describe_metrics();
         let fleet = Fleet::start(poller_fleet::Parts {
             config: fleet_config(config),
             queue,
@@ -75,15 +76,14 @@ impl Events {
 }
 
 fn fleet_config(config: &Config) -> poller_fleet::Config {
-    let events = &config.events;
+    let (events, concurrency) = (&config.events, config.environments.concurrency_limit);
     poller_fleet::Config {
         shared_partitions: events.shared_partitions,
         max_pollers: events.max_pollers,
         memory: events.memory,
         function_memory: events.function_memory,
-        // Some of the account's concurrency is always left for callers who wait.
-        max_concurrency: (config.environments.concurrency_limit - config.environments.concurrency_limit / 10)
-            .max(1),
+        // A tenth of the account's concurrency is always left for callers who wait, if there is more than one of it.
+        max_concurrency: (concurrency - concurrency.div_ceil(10)).max(1),
         schedule: Schedule::scaled(1.0 / f64::from(events.test_speed_up)),
         ..poller_fleet::Config::default()
     }

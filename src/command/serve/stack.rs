@@ -74,7 +74,7 @@ impl Stack {
             control: control.clone(),
             keys: access_keys,
             invoker: traced,
-            events: Arc::new(events.handle()),
+            events: Arc::new(Traced::new(events.handle())),
             dead_letters: Arc::new(events.handle()),
             clock,
             probes: Probes {

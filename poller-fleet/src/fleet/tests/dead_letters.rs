@@ -349,6 +349,10 @@ impl Queue for Faulty {
         self.queue.function(arn)
     }
 
+    fn functions(&self) -> Vec<(FunctionNumber, String)> {
+        self.queue.functions()
+    }
+
     async fn enqueue(&self, events: &[queue::Event<'_>]) -> Result<(), WriteError> {
         match self.fault {
             Fault::DiskFull => Err(WriteError::NoSpace),
