@@ -274,7 +274,8 @@ def test_depth_and_age_of_what_is_queued_are_told_per_function(server, functions
         and metrics.sum("waterwheel_async_function_oldest_age_seconds", **labels) >= 5), seconds=30)
     assert settled.sum("waterwheel_async_function_depth", **labels) == 1
     assert settled.sum("waterwheel_async_function_oldest_age_seconds", **labels) >= 5
-    server.command("dead-letters", "purge", name, "--yes")
+    purged = server.command("dead-letters", "purge", "--function", name, "--yes")
+    assert purged.returncode == 0, purged.stderr
     settled = Metrics.settled(server, lambda metrics: metrics.sum("waterwheel_async_function_depth", **labels) == 0, seconds=30)
     assert settled.sum("waterwheel_async_function_oldest_age_seconds", **labels) == 0
 
