@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    command::{completions, config, dead_letters, demo, doctor, env, kernel, logs, queue, runtimes, serve},
+    command::{
+        completions, config, dead_letters, demo, destinations, doctor, env, kernel, logs, queue, runtimes,
+        serve,
+    },
     config::Layers,
 };
 
@@ -74,6 +77,7 @@ pub(crate) enum Command {
     Logs(logs::Arguments),
     Queue(queue::Arguments),
     DeadLetters(dead_letters::Arguments),
+    Destinations(destinations::Arguments),
     Config(config::Arguments),
     Completions(completions::Arguments),
     Demo(demo::Arguments),

@@ -8,6 +8,7 @@
 //!     code/               memory: unsealed code, seen by the server alone          (sandbox)
 //!     logs/ …             sealed logs of functions                                 (control)
 //!     queue/ …            accepted events, sealed                                  (queue)
+//!     destinations/ …     records of file destinations, sealed unless configured otherwise (connectors)
 //!     runtimes/           root file systems and guest kernels, unless runtimes.dir says otherwise (image)
 //! ```
 

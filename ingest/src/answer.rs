@@ -150,7 +150,17 @@ pub(crate) fn error(error: &ApiError) -> Answer {
     );
     let kind = if status.is_server_error() { "Service" } else { "User" };
     let mut body = ErrorBody { reason: error.reason, kind: (!bare).then_some(kind), ..ErrorBody::default() };
-    if matches!(error.code, ErrorCode::ResourceNotFound | ErrorCode::RequestTooLarge) {
+    // As the service model has it.
+    let capital = matches!(
+        error.code,
+        ErrorCode::ResourceNotFound
+            | ErrorCode::RequestTooLarge
+            | ErrorCode::RecursiveInvocation
+            | ErrorCode::InvalidZipFile
+            | ErrorCode::InvalidRuntime
+            | ErrorCode::Service
+    );
+    if capital {
         body.capital = Some(&error.message);
     } else {
         body.message = Some(&error.message);
@@ -200,7 +210,7 @@ mod tests {
                 ApiError::new(ErrorCode::Service, "s"),
                 500,
                 "ServiceException",
-                r#"{"Type":"Service","message":"s"}"#,
+                r#"{"Type":"Service","Message":"s"}"#,
             ),
             (
                 ApiError::new(ErrorCode::InvalidSignature, "x"),

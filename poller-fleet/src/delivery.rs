@@ -110,7 +110,7 @@ impl<Q: Queue> Deliveries<Q> {
 
     /// The record as an event of the function that is its destination.
     fn invocation(&self, event: &Event<Outgoing>, arn: &FunctionArn) -> Result<Draft, WriteError> {
-        let function = self.router.function(arn)?;
+        let (function, partition) = self.router.invocations(arn)?;
         let mut lineage: Lineage = event.kind.lineage.parse().unwrap_or_default();
         lineage.add(arn);
         let invocation = Invocation {
@@ -123,7 +123,7 @@ impl<Q: Queue> Deliveries<Q> {
         Ok(Draft {
             id: EventId(RequestId::random().to_bytes()),
             function,
-            partition: self.router.invocations(arn, function),
+            partition,
             attributes: Attributes::Invoke(invocation),
             payload: event.payload.clone(),
         })

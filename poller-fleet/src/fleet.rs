@@ -199,13 +199,13 @@ impl<Q: Queue> Handle<Q> {
             event;
         let TraceContext { xray, traceparent, lineage } = trace;
         let lineage = lineage.to_string();
-        let function = self.router.function(&arn)?;
+        let (function, partition) = self.router.invocations(&arn)?;
         let attributes =
             Attributes::Invoke(Invocation { invoked_arn, client_context, xray, traceparent, lineage });
         let event = queue::Event {
             id: EventId(request_id.to_bytes()),
             function,
-            partition: self.router.invocations(&arn, function),
+            partition,
             attributes: &attributes.encode(),
             payload: &payload,
         };

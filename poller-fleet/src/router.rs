@@ -63,7 +63,14 @@ pub(crate) struct Router<Q> {
     shared: Vec<PartitionNumber>,
     deliveries: PartitionNumber,
     /// Numbers never change while the queue is open.
-    functions: RwLock<HashMap<FunctionArn, FunctionNumber>>,
+    functions: RwLock<HashMap<FunctionArn, Known>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    number: FunctionNumber,
+    /// The shared partitions that are its own.
+    shards: [PartitionNumber; 2],
 }
 
 impl<Q: Queue> Router<Q> {
@@ -78,23 +85,29 @@ impl<Q: Queue> Router<Q> {
         &self.queue
     }
 
-    pub(crate) fn function(&self, arn: &FunctionArn) -> Result<FunctionNumber, WriteError> {
-        if let Some(number) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(arn) {
-            return Ok(*number);
+    /// A function's number, and where a new invocation of it is queued.
+    pub(crate) fn invocations(
+        &self,
+        arn: &FunctionArn,
+    ) -> Result<(FunctionNumber, PartitionNumber), WriteError> {
+        let Known { number, shards: [first, second] } = self.known(arn)?;
+        if let Some(own) = self.queue.redirected(number) {
+            return Ok((number, own));
         }
-        let number = self.queue.function(&arn.to_string())?;
-        self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), number);
-        Ok(number)
+        let events = |partition| self.queue.depth(partition).events;
+        let shorter = if first == second || events(first) <= events(second) { first } else { second };
+        Ok((number, shorter))
     }
 
-    /// Where a new invocation is queued.
-    pub(crate) fn invocations(&self, arn: &FunctionArn, function: FunctionNumber) -> PartitionNumber {
-        if let Some(own) = self.queue.redirected(function) {
-            return own;
+    fn known(&self, arn: &FunctionArn) -> Result<Known, WriteError> {
+        if let Some(known) = self.functions.read().unwrap_or_else(PoisonError::into_inner).get(arn) {
+            return Ok(*known);
         }
-        let [first, second] = shards(arn, self.shared.len()).map(|index| self.shared[index]);
-        let events = |partition| self.queue.depth(partition).events;
-        if first == second || events(first) <= events(second) { first } else { second }
+        let number = self.queue.function(&arn.to_string())?;
+        let shards = shards(arn, self.shared.len()).map(|index| self.shared[index]);
+        let known = Known { number, shards };
+        self.functions.write().unwrap_or_else(PoisonError::into_inner).insert(arn.clone(), known);
+        Ok(known)
     }
 
     /// The partition that a function gets for itself.

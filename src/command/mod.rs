@@ -1,9 +1,11 @@
 //! The commands, one file or folder each: `Arguments` says what can be said, `run` does it.
 
+mod client;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod dead_letters;
 pub(crate) mod demo;
+pub(crate) mod destinations;
 pub(crate) mod doctor;
 pub(crate) mod env;
 pub(crate) mod kernel;
@@ -11,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod queue;
 pub(crate) mod runtimes;
 pub(crate) mod serve;
+mod text;
 
 use std::process::ExitCode;
 
@@ -35,6 +38,7 @@ pub(crate) fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(arguments) => logs::run(&global, &arguments),
         Command::Queue(arguments) => queue::run(&global, &arguments),
         Command::DeadLetters(arguments) => dead_letters::run(&global, &arguments),
+        Command::Destinations(arguments) => destinations::run(&global, &arguments),
         Command::Config(arguments) => config::run(&global, &arguments),
         Command::Completions(arguments) => Ok(completions::run(&arguments)),
         Command::Demo(arguments) => demo::run(&global, &arguments),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use connectors::destinations::is_endpoint;
 use poller_fleet::Amount;
 
 use super::{ByteSize, ConfigError, Layers, Optional};
@@ -10,6 +11,8 @@ use super::{ByteSize, ConfigError, Layers, Optional};
 const SEGMENT_SIZES: std::ops::RangeInclusive<u64> = 16 << 20..=32 << 30;
 /// Less would not hold the events of one lease.
 const LEAST_MEMORY: u64 = 16 << 20;
+/// In less no service can be relied on to answer: every delivery would be repeated.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Queue {
@@ -72,17 +75,14 @@ impl Events {
 impl Destinations {
     pub(super) fn read(layers: &Layers) -> Result<Self, ConfigError> {
         let endpoint = layers.get::<Optional<String>>("destinations", "endpoint")?.0;
-        if let Some(url) = &endpoint
-            && !url.starts_with("http://")
-            && !url.starts_with("https://")
-        {
+        if endpoint.as_ref().is_some_and(|url| !is_endpoint(url)) {
             let expected = "an http:// or https:// URL such as \"http://127.0.0.1:4566\"";
             return Err(layers.refuse("destinations", "endpoint", expected));
         }
-        Ok(Self {
-            endpoint,
-            timeout: layers.get("destinations", "timeout")?,
-            sealed_files: layers.get("destinations", "sealed_files")?,
-        })
+        let timeout = layers.get("destinations", "timeout")?;
+        if timeout < LEAST_TIMEOUT {
+            return Err(layers.refuse("destinations", "timeout", "\"1s\" or more"));
+        }
+        Ok(Self { endpoint, timeout, sealed_files: layers.get("destinations", "sealed_files")? })
     }
 }

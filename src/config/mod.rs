@@ -297,6 +297,15 @@ mod tests {
                  expected an http:// or https:// URL such as \"http://127.0.0.1:4318\"",
             ),
             (
+                "[destinations]\nendpoint = \"http://\"",
+                "w.toml: destinations.endpoint = \"http://\": \
+                 expected an http:// or https:// URL such as \"http://127.0.0.1:4566\"",
+            ),
+            (
+                "[destinations]\ntimeout = \"999ms\"",
+                "w.toml: destinations.timeout = \"999ms\": expected \"1s\" or more",
+            ),
+            (
                 "[server]\ntls_cert = \"/c.pem\"",
                 "the default: server.tls_key = \"\": expected the private key of server.tls_cert",
             ),

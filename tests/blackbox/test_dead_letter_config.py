@@ -74,6 +74,8 @@ def test_it_is_set_changed_kept_and_removed(client, functions):
     f"arn:aws:lambda:{REGION}:123456789012:function:next",
     f"arn:aws:kinesis:{REGION}:123456789012:stream/s",
     f"arn:aws:sqs:{REGION}:12:queue",
+    f"{QUEUE}.fifo",
+    f"{TOPIC}.fifo",
     "arn:aws:file:::../keyring",
 ])
 def test_what_can_be_none_is_refused_with_what_can(client, functions, echo, target):

@@ -1,7 +1,7 @@
 """Destinations of outcomes, against servers that speak as AWS does: what arrives there is read back with boto3 and compared.
 
 The program that delivers (connectors/examples/deliver) is told what to deliver on its standard input. Each test of a service
-runs on two emulators.
+runs on two emulators. Files are read back with `waterwheel destinations` too, from a server that has sealed them.
 """
 
 import json
@@ -17,6 +17,8 @@ import pytest
 
 from harness import scan
 from harness.emulator import ACCOUNT, CREDENTIALS, Emulator
+from harness.functions import ECHO, python
+from harness.server import PATIENCE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DELIVER = Path(os.environ.get("WATERWHEEL_TEST_DELIVER", REPOSITORY / "target/debug/examples/deliver"))
@@ -275,6 +277,18 @@ def test_credentials_come_from_the_environment_or_a_profile_and_without_any_noth
     assert answer["result"] == "unavailable" and "credentials" in answer["reason"], answer
 
 
+def test_a_service_can_have_an_endpoint_of_its_own(emulator, queue, topic, bus, bucket, tmp_path):
+    key, secret = CREDENTIALS
+    # A name: no bucket can be a host below it, as there can below AWS's own.
+    own = emulator.endpoint.replace("127.0.0.1", "localhost")
+    for service, arn in (("SQS", queue.arn), ("SNS", topic), ("EVENTBRIDGE", bus), ("S3", f"arn:aws:s3:::{bucket}")):
+        environment = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret, f"AWS_ENDPOINT_URL_{service}": own}
+        if service != "S3":
+            environment["AWS_ENDPOINT_URL"] = "http://127.0.0.1:9"
+        with Deliver(tmp_path, credentials=None, environment=environment) as deliver:
+            assert deliver(arn) == DELIVERED, service
+
+
 # === files ===
 
 
@@ -359,6 +373,83 @@ def test_a_sealed_file_is_read_with_its_key_only(tmp_path):
     assert json.loads(line) == {
         "requestId": str(REQUEST), "errorCode": 200, "errorMessage": canary, "payload": canary,
     }
+
+
+# === waterwheel destinations ===
+
+
+def printed(server, name, *arguments):
+    """The records that the command prints, and whether it found all in order."""
+    done = server.command("destinations", "read", name, *arguments)
+    return [json.loads(line)["requestPayload"] for line in done.stdout.splitlines()], done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def sealed(server, client, functions):
+    """A destination, and what sends an event whose record ends there and awaits it."""
+    name = functions.create(python(ECHO))
+    destination = f"done-{name}"
+    client.put_function_event_invoke_config(
+        FunctionName=name, DestinationConfig={"OnSuccess": {"Destination": f"arn:aws:file:::{destination}"}})
+
+    def send(*events):
+        for event in events:
+            client.invoke(FunctionName=name, InvocationType="Event", Payload=json.dumps(event))
+            deadline = time.monotonic() + 30 * PATIENCE
+            while event not in (found := printed(server, destination))[0]:
+                assert time.monotonic() < deadline, found
+                time.sleep(0.05)
+
+    return destination, send
+
+
+def test_the_command_prints_sealed_records_beside_a_server_and_without_one(server, sealed):
+    name, send = sealed
+    events = [{"n": n, "canary": scan.canary()} for n in range(3)]
+    send(*events)
+    assert scan.find(server.data / "destinations", [event["canary"] for event in events]) == []
+    assert printed(server, name) == (events, True, "")
+    assert printed(server, f"arn:aws:file:::{name}") == (events, True, "")
+    assert f"{name}  sealed  " in server.command("destinations", "list").stdout
+    server.stop()
+    assert printed(server, name) == (events, True, "")
+    server.start()
+
+
+def test_a_file_that_was_moved_is_read_where_it_is(server, sealed, tmp_path):
+    name, send = sealed
+    send({"n": 1})
+    old = tmp_path / "old"
+    (server.data / "destinations" / name).rename(old)
+    assert printed(server, name)[1] is False
+    send({"n": 2})
+    assert printed(server, name) == ([{"n": 2}], True, "")
+    assert printed(server, name, "--file", old) == ([{"n": 1}], True, "")
+    # Under another name it does not open.
+    assert printed(server, "another", "--file", old)[:2] == ([], False)
+
+
+def test_a_damaged_record_is_named_and_the_others_are_printed(server, sealed):
+    name, send = sealed
+    path = server.data / "destinations" / name
+    send({"n": 1})
+    first = path.stat().st_size
+    send({"n": 2}, {"n": 3})
+    sound = path.read_bytes()
+    path.write_bytes(sound[:first + 20] + bytes([sound[first + 20] ^ 1]) + sound[first + 21:])
+    records, whole, said = printed(server, name)
+    assert (records, whole) == ([{"n": 1}, {"n": 3}], False)
+    assert f"what begins at byte {first} is not a record" in said
+
+
+def test_a_destination_that_is_not_there_is_told_apart_from_those_that_are(server, sealed):
+    name, send = sealed
+    send({})
+    done = server.command("destinations", "read", "nobody")
+    assert done.returncode == 1 and "there is no file nobody in" in done.stderr and name in done.stderr
+    for path in ("../keyring", "/etc/passwd", "arn:aws:sqs:us-east-1:123456789012:q"):
+        done = server.command("destinations", "read", path)
+        assert done.returncode == 2 and "expected the name of a file destination" in done.stderr
 
 
 def read(directory, name):

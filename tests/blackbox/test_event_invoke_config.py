@@ -229,6 +229,8 @@ def test_what_is_no_arn_is_refused_by_the_model(wire, name, bad):
     (f"arn:aws:iam:{REGION}:123456789012:function:f", "a destination is of sqs, sns, events, s3, lambda or file"),
     ("kafka://topic", "is not an ARN"),
     (f"arn:aws:sqs:{REGION}:123456789012:", "is not the ARN of an SQS queue"),
+    (f"{QUEUE}.fifo", "a FIFO queue or topic cannot be a destination"),
+    (f"{TOPIC}.fifo", "a FIFO queue or topic cannot be a destination"),
     (f"arn:aws:events:{REGION}:123456789012:rule/r", "is not the ARN of an event bus"),
     (f"arn:aws:lambda:{REGION}:123456789012:layer:l:1", "is not the ARN of a function"),
     ("arn:aws:file:::../keyring", "is not the ARN of a file"),

@@ -70,6 +70,14 @@ def partitions(server):
     return {partition["name"]: partition["events"] for partition in report["partitions"]}
 
 
+def all_done(server, seconds=SECONDS):
+    """Waits until no event waits to be run, runs, or is on its way to a destination."""
+    deadline = time.monotonic() + seconds
+    while left := {name: n for name, n in partitions(server).items() if n and not name.startswith("dead-letters/")}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.05)
+
+
 def dead_letters(server, name, count, seconds=SECONDS):
     """Waits until the store holds so many events of a function."""
     deadline = time.monotonic() + seconds
@@ -207,6 +215,8 @@ def test_a_stop_finishes_what_runs_and_keeps_the_rest(server, client, functions)
     before = len((server.data / "destinations" / good).read_text().splitlines()) \
         if (server.data / "destinations" / good).exists() else 0
     server.start()
+    lines(server, good, 40)
+    all_done(server)
     records = lines(server, good, 40)
     assert len({record["requestContext"]["requestId"] for record in records}) == 40, "none was run twice"
     assert before < 40

@@ -34,6 +34,9 @@ pub enum Destination {
 pub enum ParseDestinationError {
     #[error("{0:?} is not an ARN")]
     NotAnArn(String),
+    /// Each message there needs a group, and Lambda gives it none: it takes standard queues and topics only.
+    #[error("{0:?} is FIFO: a FIFO queue or topic cannot be a destination, only a standard one")]
+    Fifo(String),
     #[error("{arn:?} is not the ARN of {expected}")]
     Malformed { arn: String, expected: &'static str },
     #[error(
@@ -76,6 +79,9 @@ impl FromStr for Destination {
             is_name(name, longest).then(|| name.to_owned()).ok_or_else(|| malformed(expected))
         };
         Ok(match service {
+            "sqs" | "sns" if resource.ends_with(".fifo") => {
+                return Err(ParseDestinationError::Fifo(arn.to_owned()));
+            }
             "sqs" => {
                 let (region, account) = owner("an SQS queue")?;
                 Self::Sqs { region, account, queue: named(resource, 80, "an SQS queue")? }
@@ -154,7 +160,7 @@ mod tests {
     #[test]
     fn a_destination_is_written_as_it_is_read() {
         for arn in [
-            "arn:aws:sqs:eu-central-1:123456789012:orders.fifo",
+            "arn:aws:sqs:eu-central-1:123456789012:orders",
             "arn:aws:sns:us-east-1:123456789012:alarms",
             "arn:aws:events:us-east-1:123456789012:event-bus/default",
             "arn:aws:s3:::failed-events",
@@ -175,6 +181,14 @@ mod tests {
         for (arn, reason) in [
             ("queue", "is not an ARN"),
             ("arn:aws:sqs:us-east-1:123456789012:a b", "is not the ARN of an SQS queue"),
+            (
+                "arn:aws:sqs:us-east-1:123456789012:orders.fifo",
+                "a FIFO queue or topic cannot be a destination",
+            ),
+            (
+                "arn:aws:sns:us-east-1:123456789012:alarms.fifo",
+                "a FIFO queue or topic cannot be a destination",
+            ),
             ("arn:aws:sqs:us-east-1:1:q", "is not the ARN of an SQS queue"),
             ("arn:aws:events:us-east-1:123456789012:default", "is not the ARN of an event bus"),
             ("arn:aws:s3:us-east-1:123456789012:bucket", "is not the ARN of an S3 bucket"),

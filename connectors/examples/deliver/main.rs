@@ -5,7 +5,7 @@
 
 mod keys;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use connectors::destinations::{Config, Credentials, Delivery, DeliveryError, Destinations, Form, read_file};
 use serde::Deserialize;
@@ -18,8 +18,6 @@ use types::RequestId;
 struct Setting {
     directory: PathBuf,
     endpoint: Option<String>,
-    #[serde(default)]
-    service_endpoints: BTreeMap<String, String>,
     region: String,
     /// Access key id and secret; without them, the environment's.
     credentials: Option<(String, String)>,
@@ -62,7 +60,6 @@ async fn main() -> Result<(), Failure> {
     }
     let mut config = Config::new(setting.directory, keys);
     config.endpoint = setting.endpoint;
-    config.service_endpoints = setting.service_endpoints;
     config.region = setting.region.parse()?;
     config.timeout = Duration::from_secs_f64(setting.timeout_seconds);
     config.sealed_files = !setting.plain;

@@ -1,9 +1,10 @@
 //! What the destinations of AWS have in common: configuration, clients by region, and what an answer means.
 //!
-//! The SDK retries nothing here and has no time limits of its own beyond the one of the delivery: both are the caller's.
+//! The SDK retries nothing here: that is the caller's. A delivery has the configured time, of which a connection may take three
+//! seconds at most.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     error::Error,
     hash::Hash,
     sync::{Mutex, PoisonError},
@@ -15,13 +16,11 @@ use aws_sdk_sqs::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
-use tracing::{instrument::WithSubscriber, subscriber::NoSubscriber};
-use types::{Destination, Region};
+use tracing::{Dispatch, instrument::WithSubscriber};
+use types::{Destination, Region, limits::ERROR_MESSAGE_BYTES};
 
 use super::{Config, Delivery, Fault, Form, event_bridge::EventBridge, s3::S3, sns::Sns, sqs::Sqs};
 
-/// Bytes of an error's message that a dead-letter queue gets (DG: the first 1 KB).
-const ERROR_MESSAGE_BYTES: usize = 1024;
 /// Longest reason kept of what a service says, bytes.
 const REASON_BYTES: usize = 512;
 /// Longest time for a connection to be made.
@@ -49,8 +48,9 @@ impl Aws {
     }
 
     pub(super) async fn deliver(&self, to: &Destination, delivery: &Delivery) -> Result<(), Fault> {
-        // At its most talkative level the SDK logs requests whole: bodies, and the tokens that sign them.
-        self.attempt(to, delivery).with_subscriber(NoSubscriber::new()).await
+        // At its most talkative level the SDK logs requests whole: bodies, and the tokens that sign them. `none` is one for all; a
+        // subscriber made here would have all of the process's logging reconsidered, under one lock, at each delivery.
+        self.attempt(to, delivery).with_subscriber(Dispatch::none()).await
     }
 
     async fn attempt(&self, to: &Destination, delivery: &Delivery) -> Result<(), Fault> {
@@ -76,7 +76,6 @@ pub(super) struct Access {
     /// Where an ARN names no region.
     pub(super) region: Region,
     pub(super) shared: SdkConfig,
-    endpoints: BTreeMap<String, String>,
 }
 
 impl Access {
@@ -100,12 +99,7 @@ impl Access {
             credentials.set_session_token(given.session_token);
             loader = loader.credentials_provider(credentials.build());
         }
-        Self { region: config.region, shared: loader.load().await, endpoints: config.service_endpoints }
-    }
-
-    /// The endpoint of one service, where it has one of its own.
-    pub(super) fn endpoint(&self, service: &str) -> Option<&String> {
-        self.endpoints.get(service)
+        Self { region: config.region, shared: loader.load().await }
     }
 }
 

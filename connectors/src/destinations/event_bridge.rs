@@ -37,11 +37,8 @@ impl EventBridge {
     }
 
     fn client(&self, region: &Region) -> Client {
-        let mut config =
+        let config =
             aws_sdk_eventbridge::config::Builder::from(&self.access.shared).region(sdk_region(region));
-        if let Some(endpoint) = self.access.endpoint("events") {
-            config = config.endpoint_url(endpoint);
-        }
         Client::from_conf(config.build())
     }
 }

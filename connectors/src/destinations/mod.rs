@@ -29,9 +29,9 @@ mod sqs;
 #[cfg(test)]
 mod tests;
 
-pub use file::{ReadError, Records, read as read_file};
+pub use file::{FileEntry, ReadError, Records, list as list_files, read as read_file};
 
-use std::{collections::BTreeMap, fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -88,11 +88,10 @@ pub enum DeliveryError {
 pub struct Config {
     /// Of buckets, whose ARNs name none. Everything else is in its ARN's region.
     pub region: Region,
-    /// Stands in for all services' own endpoints, such as `http://127.0.0.1:4566`. Over plain HTTP bodies travel readable.
-    /// Without it the SDK's own configuration counts, such as `AWS_ENDPOINT_URL`.
+    /// Stands in for all services' own endpoints, such as `http://127.0.0.1:4566` ([`is_endpoint`]). Over plain HTTP bodies travel
+    /// readable. Without it the SDK's own configuration counts: `AWS_ENDPOINT_URL`, or `AWS_ENDPOINT_URL_SQS`, `_SNS`,
+    /// `_EVENTBRIDGE` and `_S3` for one service.
     pub endpoint: Option<String>,
-    /// The same for one service, by the name that ARNs have for it: `sqs`, `sns`, `events`, `s3`.
-    pub service_endpoints: BTreeMap<String, String>,
     /// Without them, those of the environment: variables, profile, container or instance.
     pub credentials: Option<Credentials>,
     /// For one delivery, from beginning to end.
@@ -117,10 +116,17 @@ pub struct Credentials {
 pub enum SetUpError {
     #[error("the directory of file destinations {}: {source}", directory.display())]
     Directory { directory: PathBuf, source: io::Error },
-    #[error("{0:?} is not an endpoint: it must begin with http:// or https://")]
+    #[error("{0:?} is not an endpoint: expected an http:// or https:// URL with a host")]
     Endpoint(String),
-    #[error("{0:?} is not a service with an endpoint; there are sqs, sns, events and s3")]
-    Service(String),
+}
+
+/// Whether [`Config::endpoint`] can be this: `http://` or `https://`, and a host.
+#[must_use]
+pub fn is_endpoint(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://").or(url.strip_prefix("https://")) else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    !host.is_empty() && !host.starts_with(':') && !url.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 /// The destinations. Clones are one and the same.
@@ -225,7 +231,6 @@ impl Config {
         Self {
             region: "us-east-1".parse().expect("a region"),
             endpoint: None,
-            service_endpoints: BTreeMap::new(),
             credentials: None,
             timeout: Duration::from_secs(10),
             file_directory,
@@ -235,15 +240,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), SetUpError> {
-        let known = |service: &&String| matches!(service.as_str(), "sqs" | "sns" | "events" | "s3");
-        if let Some(service) = self.service_endpoints.keys().find(|service| !known(service)) {
-            return Err(SetUpError::Service(service.clone()));
-        }
-        let wrong = |endpoint: &&String| {
-            let host = endpoint.strip_prefix("http://").or(endpoint.strip_prefix("https://"));
-            host.is_none_or(str::is_empty)
-        };
-        match self.endpoint.iter().chain(self.service_endpoints.values()).find(wrong) {
+        match self.endpoint.as_ref().filter(|endpoint| !is_endpoint(endpoint)) {
             Some(wrong) => Err(SetUpError::Endpoint(wrong.clone())),
             None => Ok(()),
         }
@@ -255,7 +252,6 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("region", &self.region)
             .field("endpoint", &self.endpoint)
-            .field("service_endpoints", &self.service_endpoints)
             .field("timeout", &self.timeout)
             .field("file_directory", &self.file_directory)
             .field("sealed_files", &self.sealed_files)

@@ -7,6 +7,7 @@ use aws_sdk_s3::{
     operation::put_object::PutObjectError,
     primitives::ByteStream,
 };
+use aws_types::service_config::ServiceConfigKey;
 use jiff::Timestamp;
 use types::{FunctionRef, Region};
 
@@ -55,18 +56,27 @@ impl S3 {
     }
 
     fn client(&self, region: &Region) -> Client {
-        let endpoint = self.access.endpoint("s3");
-        let foreign = endpoint.is_some() || self.access.shared.endpoint_url().is_some();
-        let mut config = aws_sdk_s3::config::Builder::from(&self.access.shared)
+        let config = aws_sdk_s3::config::Builder::from(&self.access.shared)
             .region(sdk_region(region))
             // The signature covers the body. Not every server that speaks S3 knows the newer checksums.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             // Nor can every bucket there be a host name.
-            .force_path_style(foreign);
-        if let Some(endpoint) = endpoint {
-            config = config.endpoint_url(endpoint);
-        }
+            .force_path_style(self.has_own_endpoint());
         Client::from_conf(config.build())
+    }
+
+    /// Whether S3 is somewhere else than at AWS, as far as anybody has said: the configuration, `AWS_ENDPOINT_URL`,
+    /// `AWS_ENDPOINT_URL_S3`, or a profile.
+    fn has_own_endpoint(&self) -> bool {
+        let shared = &self.access.shared;
+        let key = ServiceConfigKey::builder()
+            .service_id("S3")
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build()
+            .expect("all three are there");
+        shared.endpoint_url().is_some()
+            || shared.service_config().is_some_and(|config| config.load_config(key).is_some())
     }
 }
 

@@ -38,10 +38,7 @@ impl Sns {
     }
 
     fn client(&self, region: &Region) -> Client {
-        let mut config = aws_sdk_sns::config::Builder::from(&self.access.shared).region(sdk_region(region));
-        if let Some(endpoint) = self.access.endpoint("sns") {
-            config = config.endpoint_url(endpoint);
-        }
+        let config = aws_sdk_sns::config::Builder::from(&self.access.shared).region(sdk_region(region));
         Client::from_conf(config.build())
     }
 }

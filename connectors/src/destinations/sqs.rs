@@ -55,10 +55,7 @@ impl Sqs {
     }
 
     fn client(&self, region: &Region) -> Client {
-        let mut config = aws_sdk_sqs::config::Builder::from(&self.access.shared).region(sdk_region(region));
-        if let Some(endpoint) = self.access.endpoint("sqs") {
-            config = config.endpoint_url(endpoint);
-        }
+        let config = aws_sdk_sqs::config::Builder::from(&self.access.shared).region(sdk_region(region));
         Client::from_conf(config.build())
     }
 }

@@ -172,11 +172,12 @@ mod tests {
     #[test]
     fn an_order_says_whose_dead_letters_and_which() {
         let body = br#"{"FunctionName":"f","Reason":"RetriesExhausted","Before":"2026-11-23T00:00:01.5Z",
-            "RequestIds":["00000000-0000-0000-0000-000000000007"],"MaxItems":5,"PerSecond":2,"Marker":"m"}"#;
+            "RequestIds":["00000000-0000-0000-0000-000000000007"],"MaxItems":5,"PerSecond":2,"Marker":"arn:aws:lambda:us-east-1:123456789012:function:f"}"#;
         let order = order(body).unwrap();
         assert_eq!(order.filter.function.unwrap().name.as_str(), "f");
         assert_eq!(order.filter.before, Some(Duration::from_millis(1_795_392_001_500)));
-        assert_eq!((order.limit, order.per_second.get(), order.from.as_deref()), (5, 2, Some("m")));
+        assert_eq!((order.limit, order.per_second.get()), (5, 2));
+        assert_eq!(order.from.as_deref(), Some("arn:aws:lambda:us-east-1:123456789012:function:f"));
         let [id] = order.filter.ids.into_iter().collect::<Vec<_>>()[..] else { panic!() };
         assert_eq!(id.to_bytes()[15], 7);
     }
@@ -194,6 +195,7 @@ mod tests {
             (r#"{"AllFunctions":true,"After":5}"#, "After"),
             (r#"{"AllFunctions":true,"MaxItems":0}"#, "MaxItems"),
             (r#"{"AllFunctions":true,"PerSecond":-1}"#, "PerSecond"),
+            (r#"{"AllFunctions":true,"Marker":"zzz"}"#, "zzz"),
             (r#"{"AllFunctions":true,"RequestIds":[]}"#, "RequestIds"),
             (r#"{"AllFunctions":true,"RequestIds":["x"]}"#, "RequestId \"x\""),
         ] {

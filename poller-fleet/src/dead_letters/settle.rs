@@ -96,9 +96,15 @@ impl<Q: Queue> Handle<Q> {
             if from.as_ref().is_some_and(|from| function < *from) {
                 continue;
             }
+            let (unreadable, not_scanned) = (settling.progress.unreadable, settling.progress.not_scanned);
             let stopped =
                 if whole { settling.purge(&store).await? } else { settling.settle(&store, of_all).await? };
             if let Some(stopped) = stopped {
+                // Whoever goes on meets them again, and counts them then.
+                if stopped == Stopped::Time {
+                    settling.progress.unreadable = unreadable;
+                    settling.progress.not_scanned = not_scanned;
+                }
                 settling.progress.stopped = Some(stopped);
                 settling.progress.next = Some(function);
                 break;
@@ -241,8 +247,8 @@ impl<Q: Queue> Settling<'_, Q> {
                 let Some(arn) = invocation.function().and_then(types::FunctionRef::into_arn) else {
                     return Ok(None);
                 };
-                let function = router.function(&arn)?;
-                (function, router.invocations(&arn, function), Attributes::Invoke(invocation))
+                let (function, partition) = router.invocations(&arn)?;
+                (function, partition, Attributes::Invoke(invocation))
             }
             Was::Deliver(outgoing) => (event.function, router.deliveries(), Attributes::Deliver(outgoing)),
         };

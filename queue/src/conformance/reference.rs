@@ -264,16 +264,15 @@ impl Queue for ReferenceQueue {
     fn partition(&self, name: &str, order: Order) -> Result<PartitionNumber, Refused> {
         let mut state = self.state();
         let mut names = state.partitions.iter().map(|(name, _)| name.clone()).collect();
-        let number = number(&mut names, name)?;
+        let number = PartitionNumber(number(&mut names, name)?);
         if names.len() > state.partitions.len() {
             state.partitions.push((name.to_owned(), order));
         }
-        Ok(PartitionNumber(number))
+        Ok(number)
     }
 
     fn partitions(&self) -> Vec<(PartitionNumber, String)> {
-        let state = self.state();
-        (1..).map(PartitionNumber).zip(state.partitions.iter().map(|(name, _)| name.clone())).collect()
+        (1..).map(PartitionNumber).zip(self.state().partitions.iter().map(|(name, _)| name.clone())).collect()
     }
 
     fn function(&self, arn: &str) -> Result<FunctionNumber, WriteError> {

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::{
-    Output,
+use super::{Output, filter::Filter, printable};
+use crate::command::{
     client::{Client, encoded},
-    moment, printable,
+    text::{size, table},
 };
-use crate::command::queue::text::{size, table};
 
 /// Entries of one request.
 const PAGE: u64 = 500;
@@ -20,15 +19,8 @@ pub(super) struct Arguments {
     /// Name or ARN of the function [default: all functions]
     #[arg(long, value_name = "NAME")]
     function: Option<String>,
-    /// Only those given up for this reason
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only those given up at this time or later
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    after: Option<String>,
-    /// Only those given up before this time
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    before: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Most entries
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -62,14 +54,8 @@ pub(super) async fn run(client: &Client, arguments: &Arguments) -> anyhow::Resul
 }
 
 fn path(arguments: &Arguments, marker: Option<&str>, limit: u64) -> String {
-    let Arguments { function, reason, after, before, .. } = arguments;
-    let pairs = [
-        ("FunctionName", function.as_deref()),
-        ("Reason", reason.as_deref()),
-        ("After", after.as_deref()),
-        ("Before", before.as_deref()),
-        ("Marker", marker),
-    ];
+    let mut pairs = vec![("FunctionName", arguments.function.as_deref()), ("Marker", marker)];
+    pairs.extend(arguments.filter.members());
     let given = pairs.into_iter().filter_map(|(name, value)| Some(format!("&{name}={}", encoded(value?))));
     format!("dead-letters?MaxItems={limit}{}", given.collect::<String>())
 }
@@ -103,6 +89,26 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        list: Arguments,
+    }
+
+    #[test]
+    fn a_page_is_asked_for_with_what_was_said() {
+        let path = |arguments: &[&str], marker| {
+            let arguments = ["list"].iter().chain(arguments);
+            path(&<Command as clap::Parser>::parse_from(arguments).list, marker, 9)
+        };
+        assert_eq!(path(&[], None), "dead-letters?MaxItems=9");
+        let said = ["--function", "f", "--reason", "A b", "--before", "2026-11-23T00:00:00Z"];
+        assert_eq!(
+            path(&said, Some("m")),
+            "dead-letters?MaxItems=9&FunctionName=f&Marker=m&Reason=A%20b&Before=2026-11-23T00%3A00%3A00.000Z"
+        );
+    }
 
     #[test]
     fn a_row_says_what_is_known() {

@@ -6,18 +6,17 @@
 //!                                                                        └── it answers at the latest after 25 s, with what it did
 //! ```
 
-mod client;
+mod filter;
 mod list;
 mod settle;
 mod show;
-mod tls;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 use types::{Clock as _, SystemClock};
 
-use self::client::Client;
+use super::client::Client;
 use crate::{
     cli::Global,
     config::{EXPECTED_DURATION, parse_duration},

@@ -2,6 +2,7 @@
 //! after a while with what it has done so far.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal as _, Write as _},
     process::ExitCode,
 };
@@ -10,7 +11,8 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{client::Client, moment};
+use super::filter::Filter;
+use crate::command::client::Client;
 
 /// Which of them.
 #[derive(Debug, Args)]
@@ -21,15 +23,8 @@ struct Chosen {
     /// Those of every function
     #[arg(long)]
     all: bool,
-    /// Only those given up for this reason
-    #[arg(long)]
-    reason: Option<String>,
-    /// Only those given up at this time or later
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    after: Option<String>,
-    /// Only those given up before this time
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    before: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// Only this one; may be given many times
     #[arg(long = "id", value_name = "REQUEST-ID")]
     ids: Vec<String>,
@@ -111,7 +106,7 @@ async fn settle(client: &Client, verb: &str, count: &str, chosen: &Chosen) -> an
     }
     println!("{done} {}", total.done);
     total.explain();
-    let missing = (chosen.ids.len() as u64).saturating_sub(total.done);
+    let missing = (chosen.distinct_ids().len() as u64).saturating_sub(total.done);
     if missing > 0 && !total.limit_reached {
         eprintln!(
             "waterwheel: {missing} of the ids given were not {done}: not found, or kept back by another filter"
@@ -139,19 +134,23 @@ fn go_on(body: &mut Map<String, Value>, answer: &Value, limit: Option<u32>, done
 }
 
 impl Chosen {
+    /// Each once, however often and in whichever case it was given.
+    fn distinct_ids(&self) -> BTreeSet<String> {
+        self.ids.iter().map(|id| id.to_ascii_lowercase()).collect()
+    }
+
     fn body(&self) -> Map<String, Value> {
-        let Self { function, all, reason, after, before, ids, limit, per_second } = self;
+        let Self { function, all, filter, ids: _, limit, per_second } = self;
+        let ids = self.distinct_ids();
         let members = [
             ("FunctionName", json!(function)),
             ("AllFunctions", if *all { json!(true) } else { Value::Null }),
-            ("Reason", json!(reason)),
-            ("After", json!(after)),
-            ("Before", json!(before)),
             ("RequestIds", if ids.is_empty() { Value::Null } else { json!(ids) }),
             ("MaxItems", json!(limit)),
             ("PerSecond", json!(per_second)),
         ];
-        let given = members.into_iter().filter(|(_, value)| !value.is_null());
+        let filter = filter.members().map(|(name, value)| (name, json!(value)));
+        let given = members.into_iter().chain(filter).filter(|(_, value)| !value.is_null());
         given.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 }
@@ -160,9 +159,9 @@ impl Total {
     fn add(&mut self, answer: &Value, count: &str) {
         let number = |name: &str| answer[name].as_u64().unwrap_or_default();
         self.done += number(count);
-        // What is left alone is met again by every order; functions that are behind the marker are not.
-        self.unreadable = self.unreadable.max(number("Unreadable"));
-        self.not_scanned = self.not_scanned.max(number("NotScanned"));
+        // An answer counts what is left alone of the functions that it is done with.
+        self.unreadable += number("Unreadable");
+        self.not_scanned += number("NotScanned");
         self.limit_reached = answer["LimitReached"] == json!(true);
     }
 
@@ -228,8 +227,15 @@ mod tests {
             (&body["MaxItems"], &body["Before"], &body["Marker"]),
             (&json!(6), &json!("b"), &json!("m"))
         );
-        total.add(&json!({"Redriven": 6, "Unreadable": 2}), "Redriven");
+        total.add(&json!({"Redriven": 6, "Unreadable": 3}), "Redriven");
         assert!(!go_on(&mut body, &answer, Some(10), total.done));
-        assert_eq!(total, Total { done: 10, unreadable: 2, ..Total::default() });
+        assert_eq!(total, Total { done: 10, unreadable: 5, ..Total::default() }, "of two functions");
+    }
+
+    #[test]
+    fn an_id_that_is_given_twice_is_asked_for_once() {
+        let chosen = parsed(&["--all", "--id", "a", "--id", "b", "--id", "A"]).unwrap();
+        assert_eq!(chosen.body()["RequestIds"], json!(["a", "b"]));
+        assert_eq!(chosen.distinct_ids().len(), 2);
     }
 }

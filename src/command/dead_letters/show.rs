@@ -10,11 +10,8 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use clap::Args;
 use serde_json::Value;
 
-use super::{
-    Output,
-    client::{Client, encoded},
-    printable,
-};
+use super::{Output, printable};
+use crate::command::client::{Client, encoded};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

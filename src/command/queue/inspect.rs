@@ -7,7 +7,7 @@ use clap::Args;
 use queue::{EventState, Location, Ordinal, RecordHeader, SegmentId, Snapshot};
 use serde_json::{Value, json};
 
-use super::text::{size, table};
+use crate::command::text::{size, table};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

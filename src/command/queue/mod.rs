@@ -7,7 +7,6 @@
 
 mod inspect;
 mod stat;
-pub(super) mod text;
 mod verify;
 
 use std::{path::Path, process::ExitCode, sync::Arc};

@@ -7,7 +7,7 @@ use queue::{FunctionNumber, FunctionStat, PartitionStat, Snapshot, partition::Or
 use serde::Serialize;
 use types::{Clock as _, SystemClock};
 
-use super::text::{age, size, table};
+use crate::command::text::{age, size, table};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -26,7 +26,7 @@ mod reader;
 mod tests;
 mod writer;
 
-pub use reader::{ReadError, Records, read};
+pub use reader::{FileEntry, ReadError, Records, list, read};
 
 use std::{
     collections::HashMap,
@@ -113,7 +113,12 @@ impl Files {
 impl DestinationFile {
     async fn append(self: Arc<Self>, record: Vec<u8>) -> Result<(), Fault> {
         let (answer, mut outcome) = oneshot::channel();
-        lock(&self.waiting).push(Waiting { record, answer });
+        {
+            let mut waiting = lock(&self.waiting);
+            // While a disk hangs nobody gets the turn, and nobody else drops the records that were given up.
+            waiting.retain(|one| !one.answer.is_closed());
+            waiting.push(Waiting { record, answer });
+        }
         tokio::select! {
             biased;
             known = &mut outcome => answered(known),

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -24,6 +24,9 @@ pub enum ReadError {
     /// Altered, or cut short by a crash while it was written, before anybody was told that it was kept.
     #[error("{}: what begins at byte {at} is not a record", path.display())]
     Damaged { path: PathBuf, at: u64 },
+    /// At the end of a sealed file that somebody has open for writing: not a record yet, or its length is altered.
+    #[error("{}: what begins at byte {at} is unfinished: a server is writing it", path.display())]
+    Unfinished { path: PathBuf, at: u64 },
     #[error("{}: the segment at byte {at} does not open: {source}", path.display())]
     Key { path: PathBuf, at: u64, source: KeyError },
 }
@@ -49,15 +52,57 @@ enum Form {
 pub fn read(path: &Path, name: &str, keys: Arc<dyn Keys>) -> Result<Records, ReadError> {
     let open = || {
         let file = File::open(path)?;
-        let mut beginning = [0; 8];
-        let read = file.read_at(&mut beginning, 0)?;
-        Ok(match begins_segment(&beginning[..read]) {
+        Ok(match is_sealed(&file)? {
             true => Form::Sealed(Sealed::new(file, name, keys)),
             false => Form::Plain { lines: BufReader::new(file), at: 0 },
         })
     };
     let form = open().map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
     Ok(Records { path: path.to_owned(), form, failed: false })
+}
+
+/// A destination's file, as it lies on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileEntry {
+    pub name: String,
+    pub bytes: u64,
+    pub sealed: bool,
+}
+
+/// The files in a directory of destinations, by name; none, if there is no directory. Files that were moved aside in it are among
+/// them.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn list(directory: &Path) -> io::Result<Vec<FileEntry>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with('.') || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let file = match File::open(entry.path()) {
+            // Moved away since.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
+        let (bytes, sealed) = (file.metadata()?.len(), is_sealed(&file)?);
+        files.push(FileEntry { name, bytes, sealed });
+    }
+    files.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(files)
+}
+
+fn is_sealed(file: &File) -> io::Result<bool> {
+    let mut beginning = [0; 8];
+    let read = file.read_at(&mut beginning, 0)?;
+    Ok(begins_segment(&beginning[..read]))
 }
 
 impl fmt::Debug for Records {
@@ -82,6 +127,7 @@ impl Iterator for Records {
             Ok(piece) => match piece? {
                 Piece::Record(record) => Ok(record),
                 Piece::Damaged(at) => Err(ReadError::Damaged { path, at }),
+                Piece::Unfinished(at) => Err(ReadError::Unfinished { path, at }),
                 Piece::Locked(at, source) => Err(ReadError::Key { path, at, source }),
             },
             Err(source) => {
@@ -96,6 +142,7 @@ impl Iterator for Records {
 enum Piece {
     Record(Vec<u8>),
     Damaged(u64),
+    Unfinished(u64),
     Locked(u64, KeyError),
 }
 
@@ -166,6 +213,10 @@ impl Sealed {
         let sealed = match self.read_frame(began)? {
             Frame::Nothing => return Ok(None),
             Frame::Broken => return Ok(damaged),
+            Frame::Cut if self.is_being_written(began)? => {
+                return Ok(damaged.and(Some(Piece::Unfinished(began))));
+            }
+            Frame::Cut => return Ok(damaged),
             Frame::Sealed(sealed) => sealed,
         };
         let end = began + (LENGTH + sealed.len()) as u64;
@@ -193,15 +244,29 @@ impl Sealed {
         }
         let mut sealed = vec![0; length];
         let whole = read_all(&self.file, &mut sealed, at + LENGTH as u64)?;
-        Ok(if whole { Frame::Sealed(sealed) } else { Frame::Broken })
+        Ok(if whole { Frame::Sealed(sealed) } else { Frame::Cut })
+    }
+
+    /// Whether what is cut short here is the end of the file, and somebody may be about to write the rest.
+    fn is_being_written(&self, from: u64) -> io::Result<bool> {
+        if find_segment(&self.file, from, u64::MAX)?.is_some() {
+            return Ok(false);
+        }
+        match self.file.try_lock_shared() {
+            Ok(()) => self.file.unlock().map(|()| false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 }
 
 /// What stands where a frame may.
 enum Frame {
     Nothing,
-    /// A length that is none, or that leads beyond the end of the file.
+    /// A length that is none.
     Broken,
+    /// A length that leads beyond the end of the file.
+    Cut,
     Sealed(Vec<u8>),
 }
 

@@ -44,6 +44,7 @@ impl Place {
         let text = |record| match record {
             Ok(record) => String::from_utf8(record).unwrap(),
             Err(ReadError::Damaged { at, .. }) => format!("damaged at {at}"),
+            Err(ReadError::Unfinished { at, .. }) => format!("unfinished at {at}"),
             Err(error) => error.to_string(),
         };
         records.map(text).collect()
@@ -120,6 +121,34 @@ fn a_tail_cut_anywhere_hides_neither_the_records_before_nor_those_after() {
             }
         }
     }
+}
+
+#[test]
+fn a_record_that_is_being_written_is_not_taken_for_damage() {
+    let place = Place::new();
+    let mut writer = place.writer(true);
+    writer.append([&b"1"[..]]).unwrap();
+    let end = place.bytes().len();
+    let begun = [&place.bytes()[..], &100_u32.to_be_bytes(), b"the beginning"].concat();
+    fs::write(place.path(), begun).unwrap();
+    assert_eq!(place.read(), ["1".to_owned(), format!("unfinished at {end}")]);
+    // Its writer is dead, and nobody has written behind it.
+    drop(writer);
+    assert_eq!(place.read(), ["1".to_owned(), format!("damaged at {end}")]);
+}
+
+#[test]
+fn files_are_listed_by_name_with_their_form() {
+    let place = Place::new();
+    assert_eq!(list(&place.directory.path().join("missing")).unwrap(), []);
+    assert_eq!(list(place.directory.path()).unwrap(), []);
+    place.write(true, &["1"]);
+    fs::write(place.directory.path().join("a plain one"), "1\n").unwrap();
+    fs::write(place.directory.path().join(".hidden.tmp"), "1\n").unwrap();
+    fs::create_dir(place.directory.path().join("directory")).unwrap();
+    let entry = |name: &str, bytes, sealed| FileEntry { name: name.to_owned(), bytes, sealed };
+    let expected = [entry("a plain one", 2, false), entry(NAME, place.bytes().len() as u64, true)];
+    assert_eq!(list(place.directory.path()).unwrap(), expected);
 }
 
 #[test]
@@ -307,6 +336,22 @@ async fn a_disk_that_hangs_is_unavailable_after_the_time_limit() {
     assert_eq!(error, DeliveryError::Unavailable { destination: to, reason });
 }
 
+#[tokio::test(start_paused = true)]
+async fn deliveries_that_were_given_up_do_not_pile_up_while_a_disk_hangs() {
+    let place = Place::new();
+    let files = place.files(true);
+    let file = files.file(NAME);
+    let hanging = Arc::clone(&file.turn).lock_owned().await;
+    for _ in 0..100 {
+        let given_up = delivery("\"given up\"");
+        tokio::time::timeout(Duration::from_secs(10), files.deliver(NAME, &given_up)).await.unwrap_err();
+        assert!(lock(&file.waiting).len() <= 1, "the last one, until another comes");
+    }
+    drop(hanging);
+    files.deliver(NAME, &delivery("\"kept\"")).await.unwrap();
+    assert_eq!((place.read(), lock(&file.waiting).len()), (vec!["\"kept\"".to_owned()], 0));
+}
+
 #[tokio::test]
 async fn a_file_keeps_its_form_until_it_is_moved_away() {
     for sealed in [true, false] {
@@ -367,6 +412,22 @@ async fn a_file_that_cannot_be_written_now_is_unavailable_until_it_can() {
     fs::rename(&aside, place.directory.path()).unwrap();
     files.deliver(NAME, &delivery("1")).await.unwrap();
     assert_eq!(place.read(), ["1"]);
+}
+
+#[test]
+fn a_file_that_another_process_is_making_is_left_as_it_is() {
+    let place = Place::new();
+    let temporary = place.directory.path().join(format!(".{NAME}.tmp"));
+    fs::write(&temporary, "of another process").unwrap();
+    let other = fs::File::open(&temporary).unwrap();
+    other.lock().unwrap();
+    let refused = place.writer(true).append([&b"1"[..]]).unwrap_err();
+    assert_eq!(refused.to_string(), "another process is writing to the file");
+    assert_eq!(fs::read(&temporary).unwrap(), b"of another process");
+    drop(other);
+    // Now it is what a crash has left.
+    place.write(true, &["1"]);
+    assert_eq!((place.read(), temporary.exists()), (vec!["1".to_owned()], false));
 }
 
 #[tokio::test]

@@ -126,8 +126,14 @@ impl Writer {
         // No destination's name begins with a dot.
         let temporary = directory.join(format!(".{}.tmp", self.name));
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let file =
+            options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&temporary)?;
+        // Before it is emptied: it may be another process's, which has given it its name meanwhile.
         lock(&file)?;
+        if !is_at(&file, &temporary) {
+            return Err(AppendError::Locked);
+        }
+        file.set_len(0)?;
         let mut open = Open { file, end: 0, kept: 0, begins: false, segment: None };
         if self.sealed {
             open.begin_segment(&self.name, &*self.keys)?;
@@ -158,13 +164,10 @@ impl Writer {
 impl Open {
     /// Whether this is still the file of that name, nobody else has written to it, and its segment is not too large.
     fn goes_on(&self, path: &Path) -> bool {
-        let same = match (fs::metadata(path), self.file.metadata()) {
-            (Ok(named), Ok(open)) => {
-                (named.dev(), named.ino(), named.len()) == (open.dev(), open.ino(), self.end)
-            }
-            _ => false,
-        };
-        same && self.segment.as_ref().is_none_or(|segment| self.end - segment.began < SEGMENT_BYTES)
+        let alone = self.file.metadata().is_ok_and(|open| open.len() == self.end);
+        alone
+            && is_at(&self.file, path)
+            && self.segment.as_ref().is_none_or(|segment| self.end - segment.began < SEGMENT_BYTES)
     }
 
     fn begin_segment(&mut self, name: &str, keys: &dyn Keys) -> Result<(), AppendError> {
@@ -208,6 +211,14 @@ impl Open {
         let mut last = [0];
         self.file.read_exact_at(&mut last, self.end - 1)?;
         Ok(last == *b"\n")
+    }
+}
+
+/// Whether a path leads to the open file.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(open)) => (named.dev(), named.ino()) == (open.dev(), open.ino()),
+        _ => false,
     }
 }
 

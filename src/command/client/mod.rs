@@ -1,7 +1,9 @@
-//! Signed requests to the server of a data directory, one connection for each.
+//! Signed requests to the server of a data directory: over a connection for each, or over one that is kept.
 //!
 //! hyper and rustls are what the server itself speaks with, and the signer is the AWS SDK's own, which the destinations link in any
 //! case: nothing here reads a protocol or signs by itself.
+
+mod tls;
 
 use std::{
     io::ErrorKind,
@@ -17,7 +19,7 @@ use aws_sigv4::{
 };
 use bytes::Bytes;
 use control::AccessKeys;
-use http::{Method, Request, StatusCode, Uri, header::HOST};
+use http::{Method, Request, Response, StatusCode, Uri, header::HOST};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -26,17 +28,20 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    task::JoinHandle,
     time::timeout,
 };
 use types::{Clock as _, SystemClock};
 
-use super::tls;
 use crate::{cli::Global, config::Config, data_dir::DataDir};
 
-/// Where these operations are.
+/// Where the operations of our own are.
 const PREFIX: &str = "/waterwheel/2026-11-23/";
 /// More than twice as long as the server takes for one answer.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// A request as it is sent.
+pub(super) type Signed = Request<Full<Bytes>>;
 
 pub(super) struct Client {
     directory: PathBuf,
@@ -45,6 +50,12 @@ pub(super) struct Client {
     credentials: Credentials,
     /// What the server shows to prove who it is, if it speaks TLS.
     certificate: Option<PathBuf>,
+}
+
+/// A connection that is kept. After an error it is of no further use.
+pub(super) struct Connection {
+    requests: http1::SendRequest<Full<Bytes>>,
+    driver: JoinHandle<hyper::Result<()>>,
 }
 
 /// An error as the API shapes it.
@@ -85,19 +96,22 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Value> {
-        let request = self.signed(method, &format!("{PREFIX}{path}"), body)?;
-        let (status, answer) = timeout(ANSWER, self.send(request))
-            .await
-            .with_context(|| format!("the server has not answered for {} s", ANSWER.as_secs()))??;
-        if status != StatusCode::OK {
-            let refusal: Refusal = serde_json::from_slice(&answer).unwrap_or_default();
-            let reason = if refusal.message.is_empty() { status.to_string() } else { refusal.message };
-            bail!("the server refuses: {reason}");
+        let request = self.signed(method, &format!("{PREFIX}{path}"), &[], body)?;
+        let answer = self.connect().await?.exchange(request).await?;
+        if answer.status() != StatusCode::OK {
+            bail!("the server refuses: {}", refusal(&answer));
         }
-        serde_json::from_slice(&answer).context("the server's answer is no JSON")
+        serde_json::from_slice(answer.body()).context("the server's answer is no JSON")
     }
 
-    fn signed(&self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+    /// `headers` are signed, too.
+    pub(super) fn signed(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Signed> {
         let authority = self.endpoint.authority().context("the server's endpoint file names no host")?;
         let identity = self.credentials.clone().into();
         let parameters = v4::SigningParams::builder()
@@ -109,18 +123,21 @@ impl Client {
             .build()?
             .into();
         let url = format!("{}://{authority}{path}", self.endpoint.scheme_str().unwrap_or("http"));
-        let host = [("host", authority.as_str())];
-        let signable = SignableBody::Bytes(&body);
-        let signable = SignableRequest::new(method.as_str(), &url, host.into_iter(), signable)?;
+        let signed = [("host", authority.as_str())].into_iter().chain(headers.iter().copied());
+        let signable = SignableRequest::new(method.as_str(), &url, signed, SignableBody::Bytes(&body))?;
         let (instructions, _) = sign(signable, &parameters)?.into_parts();
         let mut request = Request::builder().method(method).uri(path).header(HOST, authority.as_str());
-        for (name, value) in instructions.headers() {
+        for (name, value) in headers.iter().copied().chain(instructions.headers()) {
             request = request.header(name, value);
         }
         Ok(request.body(Full::new(body))?)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, Bytes)> {
+    pub(super) async fn connect(&self) -> anyhow::Result<Connection> {
+        in_time(self.connect_now()).await
+    }
+
+    async fn connect_now(&self) -> anyhow::Result<Connection> {
         let authority = self.endpoint.authority().context("the server's endpoint file names no host")?;
         let https = self.endpoint.scheme_str() == Some("https");
         let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
@@ -131,27 +148,53 @@ impl Client {
             Err(error) => return Err(error).with_context(|| format!("cannot connect to {}", self.endpoint)),
         };
         if !https {
-            return exchange(stream, request).await;
+            return Connection::over(stream).await;
         }
         let certificate = self.certificate.as_ref().with_context(|| {
             "the server speaks TLS, and the configuration does not say with which certificate; \
              --config or WATERWHEEL_CONFIG names its file"
         })?;
-        exchange(tls::connect(stream, host, certificate).await?, request).await
+        Connection::over(tls::connect(stream, host, certificate).await?).await
     }
 }
 
-async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Full<Bytes>>,
-) -> anyhow::Result<(StatusCode, Bytes)> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let answer = sender.send_request(request).await.context("the server did not answer")?;
-    let status = answer.status();
-    let body = answer.into_body().collect().await.context("the server's answer broke off")?.to_bytes();
-    connection.abort();
-    Ok((status, body))
+// === impl Connection ===
+
+impl Connection {
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> anyhow::Result<Self> {
+        let (requests, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        Ok(Self { requests, driver: tokio::spawn(connection) })
+    }
+
+    /// Sends a request and reads its whole answer.
+    pub(super) async fn exchange(&mut self, request: Signed) -> anyhow::Result<Response<Bytes>> {
+        in_time(async {
+            self.requests.ready().await.context("the server closed the connection")?;
+            let answer = self.requests.send_request(request).await.context("the server did not answer")?;
+            let (head, body) = answer.into_parts();
+            let body = body.collect().await.context("the server's answer broke off")?.to_bytes();
+            Ok(Response::from_parts(head, body))
+        })
+        .await
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn in_time<T>(answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    timeout(ANSWER, answer)
+        .await
+        .with_context(|| format!("the server has not answered for {} s", ANSWER.as_secs()))?
+}
+
+/// Why the server refused, in its own words where it has any.
+pub(super) fn refusal(answer: &Response<Bytes>) -> String {
+    let refusal: Refusal = serde_json::from_slice(answer.body()).unwrap_or_default();
+    if refusal.message.is_empty() { answer.status().to_string() } else { refusal.message }
 }
 
 fn not_running(directory: &std::path::Path) -> String {
@@ -180,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_signed_with_its_body_and_its_query() {
+    fn a_request_is_signed_with_its_headers_its_body_and_its_query() {
         let client = Client {
             directory: PathBuf::new(),
             endpoint: "http://127.0.0.1:1".parse().unwrap(),
@@ -188,15 +231,21 @@ mod tests {
             credentials: Credentials::new("AKIA", "secret", None, None, "test"),
             certificate: None,
         };
-        let signature = |path: &str, body: &'static [u8]| {
-            let request = client.signed(Method::POST, path, Bytes::from_static(body)).unwrap();
+        let signature = |path: &str, headers: &[(&'static str, &str)], body: &'static [u8]| {
+            let request = client.signed(Method::POST, path, headers, Bytes::from_static(body)).unwrap();
+            assert!(headers.iter().all(|(name, value)| request.headers()[*name] == *value));
             let authorization = request.headers()["authorization"].to_str().unwrap().to_owned();
             assert!(authorization.contains("/us-east-1/lambda/aws4_request"), "{authorization}");
             authorization.rsplit_once("Signature=").unwrap().1.to_owned()
         };
-        let signatures = [signature("/a", b"1"), signature("/a", b"2"), signature("/a?b=c", b"1")];
+        let signatures = [
+            signature("/a", &[], b"1"),
+            signature("/a", &[], b"2"),
+            signature("/a?b=c", &[], b"1"),
+            signature("/a", &[("x-amz-invocation-type", "Event")], b"1"),
+        ];
         let different: std::collections::HashSet<_> = signatures.iter().collect();
-        assert_eq!(different.len(), 3, "{signatures:?}");
+        assert_eq!(different.len(), signatures.len(), "{signatures:?}");
     }
 
     #[test]

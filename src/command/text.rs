@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `0 B`, `12 kB`, `3.4 MB`: three digits at most, in units of a thousand.
-pub(crate) fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 999.5 && unit + 1 < UNITS.len() {
@@ -28,7 +28,7 @@ pub(super) fn age(age: Option<Duration>) -> String {
 }
 
 /// Rows below their titles, columns as wide as they need to be. The first columns are text, the last `numbers` are numbers.
-pub(crate) fn table(titles: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
+pub(super) fn table(titles: &[&str], numbers: usize, rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(String::as_str);
         cells.chain([titles[column]]).map(|cell| cell.chars().count()).max().unwrap_or_default()
