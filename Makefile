@@ -5,7 +5,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-microvm lint bench soak soak-devices soak-queue soak-load queue-histories queue-kills queue-cuts queue-client clean setup-demo setup-test \
+.PHONY: help demo test test-microvm lint bench soak soak-devices soak-queue soak-load queue-histories queue-kills queue-cuts queue-client soak-async event-kills event-cuts \
+	clean setup-demo setup-test \
 	build runtimes kernel functions bench-microvm
 
 BIN := target/debug/waterwheel
@@ -18,21 +19,29 @@ RUNNER := $(if $(SUDO),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$(SUDO)" CA
 # How often the queue's client is killed, and its power cut. SEED repeats the choices of a run.
 KILLS ?= 300
 CUTS ?= 300
+# The same of the whole server, under a load of asynchronous events.
+EVENT_KILLS ?= 150
+EVENT_CUTS ?= 50
 SEED ?=
 # Arguments for pytest, such as PYTEST_ARGS='-k signatures'.
 PYTEST_ARGS ?=
 BENCHES = $(patsubst loadtest/src/bin/bench-%,%,$(basename $(wildcard loadtest/src/bin/bench-*)))
-# What each of them needs: parts of scripts/setup, what cargo builds, further targets, and arguments.
+# What each of them needs: parts of scripts/setup, what cargo builds, further targets, and arguments. BENCH_ARGS='--quick' is for trying
+# the bench itself.
 BENCH_SERVER := --server target/release/waterwheel --runtimes target/runtimes --functions target/functions
+BENCH_SETUP_async := peers
 BENCH_SETUP_microvm := microvm
 BENCH_SETUP_queue := peers
 BENCH_BUILD_invoke := -p waterwheel -p loadtest
+BENCH_BUILD_async := $(BENCH_BUILD_invoke)
 BENCH_BUILD_microvm := $(BENCH_BUILD_invoke)
 BENCH_BUILD_queue := -p loadtest --bin bench-queue
+BENCH_TARGETS_async := runtimes functions
 BENCH_TARGETS_invoke := runtimes functions
 BENCH_TARGETS_microvm := runtimes functions kernel bench-microvm
 # The program that is built, if that is not the server.
 BENCH_BIN_queue := target/release/bench-queue
+BENCH_ARGS_async := $(BENCH_SERVER) $(BENCH_ARGS)
 BENCH_ARGS_invoke := $(BENCH_SERVER)
 BENCH_ARGS_microvm := $(BENCH_SERVER)
 SOAKS = $(patsubst loadtest/src/bin/soak-%,%,$(basename $(wildcard loadtest/src/bin/soak-*)))
@@ -41,7 +50,7 @@ help: ## Show this list
 	@echo "Waterwheel: make TARGET"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-demo: setup-demo build runtimes functions ## Create and invoke two functions with the AWS CLI, from nothing
+demo: setup-demo build runtimes functions ## Invoke functions with the AWS CLI, send 10,000 events, kill the server; from nothing
 	@$(SUDO) $(BIN) demo --aws $(VENV)/bin/aws --runtimes-dir target/runtimes --functions target/functions
 
 lint: ## Formatting, lints, licences and sources of dependencies
@@ -57,6 +66,7 @@ test: lint setup-test ## Everything that must hold before a change is kept
 	@echo "test: unit and property tests"; $(RUNNER) cargo test --quiet --workspace
 	@echo "test: the queue, at length"; $(MAKE) QUEUE_SEQUENCES=20000 QUEUE_DAMAGES=10000 queue-histories
 	@echo "test: the queue, killed and cut off"; $(MAKE) queue-kills queue-cuts
+	@echo "test: the whole server, killed and cut off"; $(MAKE) event-kills event-cuts
 	@echo "test: black box"
 	@cargo build --quiet --package connectors --example deliver
 	@$(SUDO) $(VENV)/bin/python -m pytest tests/blackbox -q $(PYTEST_ARGS)
@@ -85,7 +95,7 @@ bench-microvm:
 	@echo "build: what boots microVMs, ours and QEMU's"; tests/nested/bench_microvm.py build
 
 soak: ## Run for long: make soak NAME=devices
-	@case "$(NAME)" in devices|queue) $(MAKE) soak-$(NAME);; *) $(MAKE) soak-load;; esac
+	@case "$(NAME)" in devices|queue|async) $(MAKE) soak-$(NAME);; *) $(MAKE) soak-load;; esac
 
 # Random histories of crashes, errors and damage on a simulated disk, of one caller and of many at once.
 queue-histories:
@@ -112,6 +122,21 @@ soak-queue:
 	@$(MAKE) KILLS=2000 CUTS=2000 queue-kills queue-cuts
 	@echo "soak: ok (the queue's histories, kills and cuts)"
 
+# The server under a load of asynchronous events, killed; and on a file system of its own that loses its power.
+event-kills:
+	@tests/durability/test_event_promises.py
+	@$(SUDO) $(VENV)/bin/python tests/durability/event_kills.py --kills $(EVENT_KILLS) $(if $(SEED),--seed $(SEED))
+
+event-cuts:
+	@$(SUDO) $(VENV)/bin/python tests/durability/event_cuts.py --cuts $(EVENT_CUTS) $(if $(SEED),--seed $(SEED))
+
+# An hour and a half.
+soak-async:
+	@scripts/setup system venv
+	@$(MAKE) build runtimes
+	@$(MAKE) EVENT_KILLS=2000 EVENT_CUTS=2000 event-kills event-cuts
+	@echo "soak: ok (the whole server's kills and cuts)"
+
 # The devices of microVMs against hostile guests; hours.
 soak-devices:
 	@scripts/setup system
@@ -119,7 +144,7 @@ soak-devices:
 	@echo "soak: ok (100 million calls of each device)"
 
 soak-load:
-	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: devices queue $(SOAKS)" >&2; exit 2;; esac
+	@case " $(SOAKS) " in *" $(or $(NAME),?) "*) ;; *) echo "soak: no NAME=$(NAME); there are: async devices queue $(SOAKS)" >&2; exit 2;; esac
 	@scripts/setup system
 	@$(MAKE) BIN=target/release/waterwheel PROFILE="--release -p waterwheel -p loadtest" build runtimes functions
 	@mkdir -p target/soak

@@ -51,17 +51,21 @@ impl Aws {
         Self { program: self.program.clone(), variables, scratch: self.scratch.clone() }
     }
 
+    /// Creates a function, with further `options`, and waits until it can be invoked.
     pub(super) fn create_function(
         &self,
         name: &str,
         runtime: &str,
         handler: &str,
         zip: &Path,
+        options: &[&str],
     ) -> anyhow::Result<()> {
         let zip = format!("fileb://{}", zip.display());
         let arguments = ["lambda", "create-function", "--function-name", name, "--runtime", runtime];
         let role = "arn:aws:iam::000000000000:role/demo";
-        self.run(&[&arguments[..], &["--handler", handler, "--role", role, "--zip-file", &zip]].concat())?;
+        let code = ["--handler", handler, "--role", role, "--zip-file", &zip];
+        self.run(&[&arguments[..], &code, options].concat())?;
+        self.run(&["lambda", "wait", "function-active-v2", "--function-name", name])?;
         Ok(())
     }
 
@@ -75,25 +79,7 @@ impl Aws {
 
     /// Invokes; the inner error is what the tool said when the server refused.
     pub(super) fn try_invoke(&self, name: &str, payload: &str) -> anyhow::Result<Result<Invocation, String>> {
-        let (input, output) = (self.scratch.join("payload"), self.scratch.join("answer"));
-        fs::write(&input, payload)?;
-        // `fileb://` means the same to both major versions of the tool; a literal payload does not.
-        let payload = format!("fileb://{}", input.display());
-        let done = self
-            .command(&[
-                "lambda",
-                "invoke",
-                "--function-name",
-                name,
-                "--log-type",
-                "Tail",
-                "--payload",
-                &payload,
-            ])
-            .args(["--output", "json"])
-            .arg(&output)
-            .output()
-            .with_context(|| self.cannot_run())?;
+        let (done, output) = self.invoke_with(name, payload, &["--log-type", "Tail"])?;
         if !done.status.success() {
             return Ok(Err(last_words(&done)));
         }
@@ -105,6 +91,29 @@ impl Aws {
         }
         let log = STANDARD.decode(printed.log_result).context("the log tail is not base64")?;
         Ok(Ok(Invocation { answer, log: String::from_utf8_lossy(&log).into_owned() }))
+    }
+
+    /// Has an event queued; returns what the tool prints.
+    pub(super) fn send_event(&self, name: &str, payload: &str) -> anyhow::Result<String> {
+        let (done, _) = self.invoke_with(name, payload, &["--invocation-type", "Event"])?;
+        ensure!(done.status.success(), "aws lambda invoke: {}", last_words(&done));
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// Also returns where the tool writes the function's answer.
+    fn invoke_with(&self, name: &str, payload: &str, options: &[&str]) -> anyhow::Result<(Output, PathBuf)> {
+        let (input, output) = (self.scratch.join("payload"), self.scratch.join("answer"));
+        fs::write(&input, payload)?;
+        // `fileb://` means the same to both major versions of the tool; a literal payload does not.
+        let payload = format!("fileb://{}", input.display());
+        let done = self
+            .command(&["lambda", "invoke", "--function-name", name, "--payload", &payload])
+            .args(options)
+            .args(["--output", "json"])
+            .arg(&output)
+            .output()
+            .with_context(|| self.cannot_run())?;
+        Ok((done, output))
     }
 
     /// Runs a command that must succeed; returns what it printed.
