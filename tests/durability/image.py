@@ -90,6 +90,10 @@ class Image:
             self.make()
         self.mount()
 
+    def sync(self):
+        """All that was written is on the disk, whatever its programs did."""
+        run("sync", "--file-system", self.root)
+
     def cut(self, how):
         """From here on nothing reaches the disk; every attempt is an I/O error, until it is mounted again."""
         directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)

@@ -8,6 +8,7 @@
     leftovers.py  what a server has on the host (processes, mounts, cgroups, files), to see that it goes away
     scan.py       looking for canaries in every byte below a directory
     emulator.py   a server that speaks as AWS does: queues, topics, buses and buckets to deliver to
+    queues.py     queues that answer as SQS does, and refuse, fail or hang when they are told to
     otlp.py       a receiver for exported traces
 
 Nothing here knows how the server works inside; it is bound to the command line, the HTTP API and the host only.

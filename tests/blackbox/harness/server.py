@@ -49,10 +49,13 @@ class ServerFailed(AssertionError):
 class Server:
     """A server on a directory of its own: `directory/data` is its data directory."""
 
-    def __init__(self, directory, config=None, arguments=(), listen="127.0.0.1:0", ca_file=None, runtimes=RUNTIMES):
-        """`config` is sections of keys, as in the configuration file."""
+    def __init__(self, directory, config=None, arguments=(), listen="127.0.0.1:0", ca_file=None, runtimes=RUNTIMES,
+                 data=None, prefix=()):
+        """`config` is sections of keys, as in the configuration file. `data` is where its data directory lies, if not here;
+        `prefix` are the words of a command that runs it."""
         self.directory = Path(directory)
-        self.data = self.directory / "data"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.data = data or self.directory / "data"
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         number = next(NUMBERS)
         self.cgroup = f"waterwheel-test-{os.getpid()}-{number}"
@@ -66,6 +69,7 @@ class Server:
         self.config = self.directory / "waterwheel.toml"
         self.config.write_text(to_toml(sections))
         self.arguments = list(arguments)
+        self.prefix = list(prefix)
         self.listen = listen
         self.runtimes = runtimes
         self.ca_file = ca_file
@@ -78,7 +82,7 @@ class Server:
         """Starts the process and returns once it says where it listens and answers its health check."""
         endpoint = self.data / "endpoint"
         endpoint.unlink(missing_ok=True)
-        command = [str(BINARY), "serve", "--data-dir", str(self.data), "--listen", self.listen]
+        command = [*self.prefix, str(BINARY), "serve", "--data-dir", str(self.data), "--listen", self.listen]
         command += ["--runtimes-dir", str(self.runtimes), "--config", str(self.config), *self.arguments]
         self.starts += 1
         with FileWatch(self.data) as watch, open(self.log, "wb") as log:
