@@ -95,6 +95,12 @@ impl Connection {
         Ok(())
     }
 
+    /// The bytes of the request that was composed last.
+    #[must_use]
+    pub fn into_request(self) -> Vec<u8> {
+        self.out
+    }
+
     /// Sends the request that was composed last and reads its whole answer.
     pub fn exchange(&mut self) -> io::Result<Answer> {
         let begin = Instant::now();

@@ -90,7 +90,7 @@ pub fn open_loop<S, E>(
 }
 
 /// Sleeps through most of the wait and spins through the rest: a timer alone is late by 50 µs and more.
-fn wait_until(due: Instant) {
+pub fn wait_until(due: Instant) {
     const SPIN: Duration = Duration::from_micros(100);
     if let Some(sleep) = due.saturating_duration_since(Instant::now()).checked_sub(SPIN) {
         std::thread::sleep(sleep);

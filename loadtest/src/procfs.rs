@@ -1,4 +1,4 @@
-//! What the kernel counts: memory and context switches of processes, and who started whom.
+//! What the kernel counts: memory, processor time and context switches of processes, and who started whom.
 
 use std::{collections::BTreeMap, fs, io, str::FromStr, time::Duration};
 
@@ -94,6 +94,40 @@ pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
 }
 
+/// Processor time of a process and of all below it, from a moment on. What ended meanwhile is not in it.
+#[derive(Debug)]
+pub struct TreeTime {
+    root: u32,
+    before: BTreeMap<u32, Duration>,
+}
+
+impl TreeTime {
+    pub fn start(root: u32) -> io::Result<Self> {
+        Ok(Self { root, before: tree_times(root)? })
+    }
+
+    pub fn elapsed(&self) -> io::Result<Duration> {
+        let now = tree_times(self.root)?;
+        let of = |(pid, time): (u32, Duration)| {
+            time.saturating_sub(self.before.get(&pid).copied().unwrap_or_default())
+        };
+        Ok(now.into_iter().map(of).sum())
+    }
+}
+
+fn tree_times(root: u32) -> io::Result<BTreeMap<u32, Duration>> {
+    // One that has ended since it was listed has no time.
+    Ok(tree(root)?.into_iter().filter_map(|pid| Some((pid, cpu_time(pid).ok()?))).collect())
+}
+
+/// The most memory that process `pid` has had resident, bytes.
+pub fn peak_memory(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let peak = status.lines().find_map(|line| kib(line, "VmHWM:"));
+    peak.map(|peak| peak * 1024)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmHWM in status"))
+}
+
 /// `pid` and every process below it, in order of their ids.
 pub fn tree(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = BTreeMap::<u32, Vec<u32>>::new();
@@ -148,17 +182,20 @@ mod tests {
         let hoard = std::hint::black_box(vec![1_u8; 64 << 20]);
         let after = memory(own).unwrap();
         assert!(after.rss >= before.rss + (60 << 20) && after.pss >= before.pss + (60 << 20));
+        // The two are counted at different times.
+        assert!(peak_memory(own).unwrap() >= after.rss - (1 << 20));
         drop(hoard);
     }
 
     #[test]
     fn a_busy_process_has_processor_time() {
         let own = std::process::id();
-        let before = cpu_time(own).unwrap();
+        let (before, tree) = (cpu_time(own).unwrap(), TreeTime::start(own).unwrap());
         let begin = std::time::Instant::now();
         while cpu_time(own).unwrap() < before + Duration::from_millis(50) {
             assert!(begin.elapsed() < Duration::from_secs(60), "no time is counted");
         }
+        assert!(tree.elapsed().unwrap() >= Duration::from_millis(50));
         assert!(begin.elapsed() >= Duration::from_millis(5), "more is counted than has gone by on all cores");
     }
 

@@ -53,6 +53,9 @@ pub struct Report {
     pub bench: String,
     pub commit: String,
     pub machine: Machine,
+    /// A short run to try the bench itself: its figures say little.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub quick: bool,
     pub figures: Vec<Figure>,
 }
 
@@ -298,6 +301,7 @@ mod tests {
             bench: "invoke".to_owned(),
             commit: "abc".to_owned(),
             machine: Machine { cores: 2, cpu: "c".into(), kernel: "k".into(), disk: "d".into() },
+            quick: false,
             figures: vec![
                 figure(&[9.0], Peer::None, Better::Lower, Some(6.0)),
                 figure(&[1.0], measured(&[2.0]), Better::Lower, None),

@@ -76,10 +76,24 @@ impl<C: Clock> Signer<C> {
 
     /// Signs a request for `path` (as it goes over the wire, without a query) with the headers `host` and `x-amz-date`.
     pub fn sign(&mut self, method: &str, host: &str, path: &str, body: &[u8]) -> Signature {
+        self.sign_with(method, host, path, &[], body)
+    }
+
+    /// The same with more headers; their names are lower case, in order, and come after `x-amz-date`.
+    pub fn sign_with(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: &[u8],
+    ) -> Signature {
         let date = amz_date(self.clock.now().as_secs());
         let day = &date[..8];
+        let lines: String = more.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+        let names: String = more.iter().map(|(name, _)| format!(";{name}")).collect();
         let canonical = format!(
-            "{method}\n{}\n\nhost:{host}\nx-amz-date:{date}\n\nhost;x-amz-date\n{}",
+            "{method}\n{}\n\nhost:{host}\nx-amz-date:{date}\n{lines}\nhost;x-amz-date{names}\n{}",
             encoded_again(path),
             hex::encode(digest(&SHA256, body)),
         );
@@ -90,7 +104,7 @@ impl<C: Clock> Signer<C> {
         );
         let signature = hmac::sign(&self.key_of(day), to_sign.as_bytes());
         let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders=host;x-amz-date, Signature={}",
+            "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders=host;x-amz-date{names}, Signature={}",
             self.credentials.access_key_id,
             hex::encode(signature),
         );

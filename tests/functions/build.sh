@@ -42,8 +42,10 @@ for name in echo-python misbehave-python; do
     up_to_date "$target/$name.zip" "$source" || pack "$target/$name.zip" "$source"
 done
 
-rust="$here/echo-rust"
-if ! up_to_date "$target/echo-rust.zip" "$rust/src/main.rs" "$rust/Cargo.toml" "$rust/Cargo.lock"; then
-    CARGO_TARGET_DIR="$target" cargo build --quiet --release --locked --manifest-path "$rust/Cargo.toml"
-    pack "$target/echo-rust.zip" "$target/release/bootstrap"
-fi
+for name in echo-rust stamp-rust; do
+    rust="$here/$name"
+    if ! up_to_date "$target/$name.zip" "$rust/src/main.rs" "$rust/Cargo.toml" "$rust/Cargo.lock"; then
+        CARGO_TARGET_DIR="$target" cargo build --quiet --release --locked --manifest-path "$rust/Cargo.toml"
+        pack "$target/$name.zip" "$target/release/bootstrap"
+    fi
+done

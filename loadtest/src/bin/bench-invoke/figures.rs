@@ -4,17 +4,17 @@ use std::{path::Path, sync::Barrier, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use loadtest::{
+    floor::Prepared,
+    function::{Function, PYTHON, RUST, SLEEPER, payload},
     pinning::{allowed_cores, pinned},
     procfs,
     report::{Better, Figure, Peer},
     rounds::{interleave, median},
+    server::{Launch, Server},
 };
 
 use crate::{
     Options,
-    floor::Prepared,
-    function::{Function, PYTHON, RUST, SLEEPER, payload},
-    server::Server,
     warm::{self, Warm},
 };
 
@@ -31,7 +31,7 @@ pub(crate) fn all(options: &Options, server: &Path) -> Result<Vec<Figure>> {
     let core = *cores.last().context("no core to run on")?;
     let mut figures = pinned(&[core], || {
         let mut figures = Vec::new();
-        let server = Server::start(server, &options.runtimes, &options.region)?;
+        let server = Launch::new(server, &options.runtimes, &options.region).start()?;
         for function in [PYTHON, RUST] {
             let floor = Prepared::new(&options.runtimes, &options.functions, function)?;
             figures.extend(warm::figures(options, &server, &floor, function, "")?);
@@ -42,7 +42,7 @@ pub(crate) fn all(options: &Options, server: &Path) -> Result<Vec<Figure>> {
     })??;
     figures.push(pinned(&[core], || idle(options, server))??);
     if cores.len() > 1 {
-        let server = Server::start(server, &options.runtimes, &options.region)?;
+        let server = Launch::new(server, &options.runtimes, &options.region).start()?;
         let floor = Prepared::new(&options.runtimes, &options.functions, PYTHON)?;
         figures.extend(warm::figures(options, &server, &floor, PYTHON, "_unpinned")?);
     }
@@ -145,7 +145,7 @@ fn idle(options: &Options, server: &Path) -> Result<Figure> {
 }
 
 fn idle_overhead(options: &Options, server: &Path) -> Result<f64> {
-    let server = Server::start(server, &options.runtimes, &options.region)?;
+    let server = Launch::new(server, &options.runtimes, &options.region).start()?;
     let name = "sleeper";
     server.client()?.create(name, SLEEPER, &options.functions)?;
     // The first invocation brings what the server keeps for good: its own caches, lazily started threads.

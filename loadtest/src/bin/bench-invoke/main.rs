@@ -15,9 +15,6 @@
 #![forbid(unsafe_code)]
 
 mod figures;
-mod floor;
-mod function;
-mod server;
 mod warm;
 
 use std::path::PathBuf;
@@ -25,6 +22,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Parser;
 use loadtest::{
+    floor,
     machine::{Machine, commit},
     report::Report,
 };
@@ -74,6 +72,7 @@ fn main() -> Result<()> {
         bench: "invoke".to_owned(),
         commit: commit(),
         machine: Machine::describe(&std::env::temp_dir()),
+        quick: false,
         figures: figures::all(&options, &server)?,
     };
     report.publish(&options.out)

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use loadtest::{
+    floor::{self, Floor, Prepared},
+    function::{Function, PYTHON, payload},
     latency::{Latencies, closed_loop, open_loop},
     procfs,
     report::{Better, Figure, Peer},
     rounds::interleave,
+    server::{Client, Server},
 };
 
 use crate::{
     Options,
     figures::{KIB, SIZES, WARM_UP_ROUNDS},
-    floor::{self, Floor, Prepared},
-    function::{Function, PYTHON, payload},
-    server::{Client, Server},
 };
 
 /// Many times what an invocation takes.

@@ -54,6 +54,7 @@ fn main() -> Result<()> {
         bench: "microvm".to_owned(),
         commit: commit(),
         machine: Machine::describe(Path::new(".")),
+        quick: false,
         figures: figures::all(&setting, &boots)?,
     };
     report.publish(&options.out)

@@ -14,11 +14,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use loadtest::procfs;
+use loadtest::{
+    load::{KIB, payload},
+    procfs,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    load::{KIB, payload},
     ours::{Ours, Producers},
     rounds::{MOST_PRODUCERS, runtime},
 };

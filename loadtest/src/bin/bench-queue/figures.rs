@@ -1,13 +1,12 @@
 //! Which figures there are, and what each is measured against.
 
-use loadtest::report::{Better, Figure, Peer};
+use loadtest::{
+    load::{Best, KIB, Load, best},
+    report::{Better, Figure, Peer},
+};
 
 use crate::{
-    backlog,
-    best::{Best, best},
-    load::KIB,
-    load::Load,
-    nats, redis_streams,
+    backlog, nats, redis_streams,
     rounds::{BATCH, MANY_PARTITIONS, MOST_PRODUCERS, Measured, OUTSTANDING, POLLERS, Round},
 };
 
@@ -415,7 +414,8 @@ mod tests {
             empty: vec![100.0],
             full: vec![95.0],
         };
-        let redis = crate::peer::Program { path: "redis-server".into(), name: "redis-server 7".to_owned() };
+        let redis =
+            loadtest::peer::Program { path: "redis-server".into(), name: "redis-server 7".to_owned() };
         Measured {
             rounds: vec![
                 round(&[11, 100, 900], &[1, 2, 3, 400, 5, 6]),

@@ -14,13 +14,9 @@
 #![forbid(unsafe_code)]
 
 mod backlog;
-mod best;
 mod figures;
-mod floor;
-mod load;
 mod nats;
 mod ours;
-mod peer;
 mod plots;
 mod redis_streams;
 mod rounds;
@@ -116,6 +112,7 @@ fn main() -> Result<()> {
         bench: "queue".to_owned(),
         commit: commit(),
         machine: Machine::describe(data.path()),
+        quick: false,
         figures: figures::all(&measured),
     };
     report.publish(&options.out)

@@ -1,57 +1,25 @@
 //! NATS JetStream: a stream in files, every publish synced before its ack, sealed by its own encryption.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use async_nats::{
     Client, HeaderMap, header,
     jetstream::{self, context::ContextBuilder, stream},
 };
-use futures::{StreamExt, stream::FuturesUnordered};
-use loadtest::latency::Latencies;
+pub(crate) use loadtest::nats::{CIPHERS, config, find, start};
+use loadtest::{
+    latency::Latencies,
+    load::{Load, Stopwatch},
+    nats,
+    peer::Server,
+};
 use tokio::runtime::Runtime;
 
-use crate::{
-    load::{Load, Stopwatch},
-    peer::{Program, Server},
-};
-
 const SUBJECT: &str = "bench";
-/// The ciphers that it seals its files with.
-pub(crate) const CIPHERS: [&str; 2] = ["aes", "chachapoly"];
 pub(crate) const OUTSTANDING: [usize; 4] = [1, 16, 256, 1024];
 /// Messages of an atomic batch: the most that the server takes.
 pub(crate) const TOGETHER: usize = 1000;
-
-pub(crate) fn find(path: &Path) -> Result<Program, String> {
-    // nats-server: v2.15.1
-    Program::find(path, |version| Some(format!("nats-server {}", version.split_once(": v")?.1)))
-}
-
-/// What is said of its settings.
-pub(crate) fn config(cipher: &str) -> String {
-    format!(
-        "sync_interval: always, cipher: {cipher} (the quicker here), a stream in files, one replica; async-nats over loopback"
-    )
-}
-
-pub(crate) fn start(program: &Program, data: &Path, cipher: &str) -> Result<Server> {
-    Server::start(&program.path, data, |directory, address| {
-        let config = directory.join("nats.conf");
-        let store = directory.join("store");
-        std::fs::write(
-            &config,
-            format!(
-                "listen: \"{address}\"\njetstream {{\n  store_dir: {store:?}\n  sync_interval: always\n  cipher: {cipher}\n  \
-                 key: \"a key of this bench\"\n  max_file_store: 64GB\n}}\n"
-            ),
-        )?;
-        Ok(vec!["--config".to_owned(), config.to_str().context("a path is not UTF-8")?.to_owned()])
-    })
-}
 
 /// Publishes to a new stream, with so many publishes whose acks are outstanding. One client.
 pub(crate) fn publish(
@@ -64,7 +32,7 @@ pub(crate) fn publish(
     let payload = bytes::Bytes::copy_from_slice(payload);
     with_stream(runtime, server, span, async |client: &Client, end| {
         let context = ContextBuilder::new().max_ack_inflight(2 * outstanding).build(client.clone());
-        keep_outstanding(&context, outstanding, &payload, end).await
+        nats::publish(&context, SUBJECT, outstanding, &payload, || Instant::now() < end).await
     })
 }
 
@@ -129,25 +97,4 @@ fn with_stream(
         context.delete_stream(SUBJECT).await?;
         Ok(load)
     })
-}
-
-async fn keep_outstanding(
-    context: &jetstream::Context,
-    outstanding: usize,
-    payload: &bytes::Bytes,
-    end: Instant,
-) -> Result<Latencies> {
-    let mut latencies = Latencies::new();
-    let mut acks = FuturesUnordered::new();
-    loop {
-        while acks.len() < outstanding && Instant::now() < end {
-            let begin = Instant::now();
-            let ack = context.publish(SUBJECT, payload.clone()).await?;
-            acks.push(async move { ack.await.map(|_| begin.elapsed()) });
-        }
-        match acks.next().await {
-            Some(latency) => latencies.record(latency?),
-            None => return Ok(latencies),
-        }
-    }
 }

@@ -18,15 +18,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use loadtest::latency::Latencies;
+use loadtest::{
+    latency::Latencies,
+    load::{Load, Stopwatch},
+};
 use queue::{
     Config, EmbeddedQueue, Event, EventId, Finding, FunctionNumber, PartitionNumber, Queue as _, Request,
     SystemBootClock, partition::Order,
 };
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinSet};
 use types::{DataKey, KeyContext, KeyError, Keys, SystemClock, WrappedDataKey};
-
-use crate::load::{Load, Stopwatch};
 
 const FUNCTION: &str = "arn:aws:lambda:us-east-1:000000000000:function:bench";
 /// Bytes that one lease may bring.

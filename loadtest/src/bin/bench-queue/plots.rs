@@ -3,13 +3,12 @@
 use std::{fs, io, path::Path};
 
 use loadtest::{
+    load::{Load, best},
     rounds::median,
     svg::{Chart, Series},
 };
 
 use crate::{
-    best::best,
-    load::Load,
     nats::OUTSTANDING,
     redis_streams::PIPELINES,
     rounds::{self, Measured, Round},

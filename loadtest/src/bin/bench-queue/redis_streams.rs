@@ -7,13 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use loadtest::latency::Latencies;
-use redis::{Client, Connection, ConnectionLike, Value};
-
-use crate::{
+use loadtest::{
+    latency::Latencies,
     load::{Load, Stopwatch},
     peer::{Program, Server},
 };
+use redis::{Client, Connection, ConnectionLike, Value};
 
 const STREAM: &str = "bench";
 /// Connections, and commands that each sends at once: 1 to 1,024 outstanding.

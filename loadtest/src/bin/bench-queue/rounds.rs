@@ -3,17 +3,19 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result};
-use loadtest::pinning::{allowed_cores, pinned};
+use loadtest::{
+    disk_floor::Floor,
+    load::{KIB, Load, payload},
+    peer::Program,
+    pinning::{allowed_cores, pinned},
+};
 use tokio::runtime::Runtime;
 
 use crate::{
     Options,
     backlog::{self, Backlog},
-    floor::Floor,
-    load::{KIB, Load, payload},
     nats,
     ours::{Ours, Producers},
-    peer::Program,
     redis_streams,
 };
 

@@ -11,37 +11,37 @@ use serde::Deserialize;
 
 /// What one side of the comparison runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Function {
+pub struct Function {
     /// In ids of figures.
-    pub(crate) language: &'static str,
-    pub(crate) runtime: &'static str,
-    pub(crate) zip: &'static str,
-    pub(crate) handler: &'static str,
+    pub language: &'static str,
+    pub runtime: &'static str,
+    pub zip: &'static str,
+    pub handler: &'static str,
 }
 
-pub(crate) const PYTHON: Function = Function {
+pub const PYTHON: Function = Function {
     language: "python",
     runtime: "python3.11",
     zip: "echo-python.zip",
     handler: "lambda_function.lambda_handler",
 };
-pub(crate) const RUST: Function =
+pub const RUST: Function =
     Function { language: "rust", runtime: "provided.al2023", zip: "echo-rust.zip", handler: "bootstrap" };
 /// Can be told to sleep, so that many environments are busy at once.
-pub(crate) const SLEEPER: Function = Function { zip: "misbehave-python.zip", ..PYTHON };
+pub const SLEEPER: Function = Function { zip: "misbehave-python.zip", ..PYTHON };
 
 /// What `runtime.json` says of an installed runtime, as far as the floor needs it.
 #[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Runtime {
+pub struct Runtime {
     root: String,
-    pub(crate) command: Vec<String>,
-    pub(crate) variables: Vec<(String, String)>,
+    pub command: Vec<String>,
+    pub variables: Vec<(String, String)>,
     #[serde(skip)]
     dir: PathBuf,
 }
 
 impl Runtime {
-    pub(crate) fn read(runtimes: &Path, name: &str) -> Result<Self> {
+    pub fn read(runtimes: &Path, name: &str) -> Result<Self> {
         let dir = runtimes.join(name);
         let path = dir.join("runtime.json");
         let text = fs::read(&path).with_context(|| {
@@ -52,19 +52,19 @@ impl Runtime {
         Ok(runtime)
     }
 
-    pub(crate) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.dir.join(&self.root)
     }
 }
 
 impl Function {
-    pub(crate) fn archive(&self, functions: &Path) -> Result<Vec<u8>> {
+    pub fn archive(&self, functions: &Path) -> Result<Vec<u8>> {
         let path = functions.join(self.zip);
         fs::read(&path).with_context(|| format!("no {}: tests/functions/build.sh makes it", path.display()))
     }
 
     /// Unpacks the zip below `dir`.
-    pub(crate) fn unpack(&self, functions: &Path, dir: &Path) -> Result<()> {
+    pub fn unpack(&self, functions: &Path, dir: &Path) -> Result<()> {
         // Python's zipfile drops modes; a program needs its own.
         const UNZIP: &str = "import os, sys, zipfile\n\
             with zipfile.ZipFile(sys.argv[1]) as archive:\n    \
@@ -82,7 +82,7 @@ impl Function {
 }
 
 /// A JSON document of exactly `bytes` bytes.
-pub(crate) fn payload(bytes: usize) -> Vec<u8> {
+pub fn payload(bytes: usize) -> Vec<u8> {
     const FRAME: usize = br#"{"data":""}"#.len();
     format!(r#"{{"data":"{}"}}"#, "x".repeat(bytes.saturating_sub(FRAME))).into_bytes()
 }

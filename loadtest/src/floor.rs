@@ -25,15 +25,15 @@ use tempfile::TempDir;
 use crate::function::{Function, Runtime};
 
 /// How the floor is described in the report.
-pub(crate) const CONFIG: &str = "single-threaded blocking Runtime API server; same root by chroot, same command and variables, same core, root user";
+pub const CONFIG: &str = "single-threaded blocking Runtime API server; same root by chroot, same command and variables, same core, root user";
 
 /// Longest wait for the runtime to say something.
 const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
 /// Set in the process that has mounts of its own.
-const OWN_MOUNTS: &str = "BENCH_INVOKE_OWN_MOUNTS";
+const OWN_MOUNTS: &str = "BENCH_OWN_MOUNTS";
 
 /// Replaces this process by itself in a mount namespace of its own, so that no mount outlives it however it ends.
-pub(crate) fn enter_own_mounts() -> Result<()> {
+pub fn enter_own_mounts() -> Result<()> {
     if std::env::var_os(OWN_MOUNTS).is_some() {
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub(crate) fn enter_own_mounts() -> Result<()> {
 
 /// A runtime root with a function in it.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     // The mounts go before the directories below them: see `Drop`.
     dir: TempDir,
     runtime: Runtime,
@@ -56,7 +56,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    pub(crate) fn new(runtimes: &Path, functions: &Path, function: Function) -> Result<Self> {
+    pub fn new(runtimes: &Path, functions: &Path, function: Function) -> Result<Self> {
         let runtime = Runtime::read(runtimes, function.runtime)?;
         let prepared = Self { dir: tempfile::tempdir()?, runtime, handler: function.handler };
         let (root, code) = (prepared.dir.path().join("root"), prepared.dir.path().join("code"));
@@ -75,7 +75,7 @@ impl Prepared {
     }
 
     /// Starts the process and returns once it has been handed its first event and has answered.
-    pub(crate) fn start(&self, payload: &[u8]) -> Result<(Floor, Duration)> {
+    pub fn start(&self, payload: &[u8]) -> Result<(Floor, Duration)> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let api = listener.local_addr()?.to_string();
         let begin = Instant::now();
@@ -112,20 +112,20 @@ impl Drop for Prepared {
 
 /// A running runtime process and the server it asks for work.
 #[derive(Debug)]
-pub(crate) struct Floor {
+pub struct Floor {
     child: Child,
     api: RuntimeApi,
 }
 
 impl Floor {
     /// Waits until the runtime asks for an event and makes the event ready to be handed out.
-    pub(crate) fn prepare(&mut self, payload: &[u8]) -> Result<()> {
+    pub fn prepare(&mut self, payload: &[u8]) -> Result<()> {
         let prepared = self.api.prepare(payload);
         self.explain(prepared)
     }
 
     /// The event that was prepared: from handing it out to having read the answer.
-    pub(crate) fn run(&mut self) -> Result<Duration> {
+    pub fn run(&mut self) -> Result<Duration> {
         let ran = self.api.run();
         self.explain(ran)
     }
@@ -137,7 +137,7 @@ impl Floor {
         })
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 }

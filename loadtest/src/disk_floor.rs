@@ -15,8 +15,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::latency::Latencies;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use loadtest::latency::Latencies;
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 
 use crate::load::{KIB, Load, Stopwatch, payload};
@@ -31,14 +31,14 @@ const TOGETHER: usize = 256 * KIB;
 const TAG: usize = 16;
 
 #[derive(Debug)]
-pub(crate) struct Floor {
+pub struct Floor {
     file: File,
     at: u64,
     payload: Vec<u8>,
 }
 
 impl Floor {
-    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+    pub fn new(directory: &Path) -> io::Result<Self> {
         let file = File::create_new(directory.join("floor"))?;
         fallocate(&file, FallocateFlags::empty(), 0, FILE)?;
         let zeros = vec![0; ZEROS];
@@ -50,21 +50,26 @@ impl Floor {
     }
 
     /// One record, one sync.
-    pub(crate) fn raw_sync(&mut self, span: Duration) -> io::Result<Load> {
-        let record = self.payload.split_at(RECORD).0.to_vec();
+    pub fn raw_sync(&mut self, span: Duration) -> io::Result<Load> {
         let watch = Stopwatch::start(span, None)?;
         let (mut events, mut latencies) = (0, Latencies::new());
         while Instant::now() < watch.end {
             let begin = Instant::now();
-            self.write(&record)?;
+            self.sync_one()?;
             latencies.record(begin.elapsed());
             events += 1;
         }
         watch.stop(events, latencies)
     }
 
+    /// One record, written and synced.
+    pub fn sync_one(&mut self) -> io::Result<()> {
+        let record = self.payload.split_at(RECORD).0;
+        write(&self.file, &mut self.at, record)
+    }
+
     /// Records sealed one by one as the queue seals them, written and synced 256 KiB at a time.
-    pub(crate) fn sealed(&mut self, span: Duration) -> io::Result<Load> {
+    pub fn sealed(&mut self, span: Duration) -> io::Result<Load> {
         let key = UnboundKey::new(&AES_256_GCM, &[7; 32]).map_err(|_| io::Error::other("not a key"))?;
         let key = LessSafeKey::new(key);
         let content = self.payload.split_at(KIB).0.to_vec();
@@ -79,20 +84,21 @@ impl Floor {
                 events += 1;
             }
             block.resize(TOGETHER, 0);
-            self.write(&block)?;
+            write(&self.file, &mut self.at, &block)?;
             latencies.record(begin.elapsed());
         }
         watch.stop(events, latencies)
     }
+}
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.at + bytes.len() as u64 > FILE {
-            self.at = 0;
-        }
-        self.file.write_all_at(bytes, self.at)?;
-        self.at += bytes.len() as u64;
-        Ok(fdatasync(&self.file)?)
+/// Writes where the last write ended, and syncs.
+fn write(file: &File, at: &mut u64, bytes: &[u8]) -> io::Result<()> {
+    if *at + bytes.len() as u64 > FILE {
+        *at = 0;
     }
+    file.write_all_at(bytes, *at)?;
+    *at += bytes.len() as u64;
+    Ok(fdatasync(file)?)
 }
 
 /// Appends `content`, sealed, and its tag.

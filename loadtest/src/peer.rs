@@ -16,16 +16,16 @@ use tempfile::TempDir;
 const START: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct Server {
     child: Child,
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// Removed after the child has ended, which `drop` sees to.
     _directory: TempDir,
 }
 
 impl Server {
     /// Starts `program` with the arguments that `arguments` makes of a directory and a free address.
-    pub(crate) fn start(
+    pub fn start(
         program: &Path,
         data: &Path,
         arguments: impl FnOnce(&Path, SocketAddr) -> Result<Vec<String>>,
@@ -62,7 +62,7 @@ impl Server {
         Ok(())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 }
@@ -77,14 +77,14 @@ impl Drop for Server {
 
 /// A peer that can be started, and what it calls itself; or why it cannot.
 #[derive(Debug, Clone)]
-pub(crate) struct Program {
-    pub(crate) path: PathBuf,
-    pub(crate) name: String,
+pub struct Program {
+    pub path: PathBuf,
+    pub name: String,
 }
 
 impl Program {
     /// Asks a program for its version; `name` makes a name of the answer.
-    pub(crate) fn find(path: &Path, name: impl FnOnce(&str) -> Option<String>) -> Result<Self, String> {
+    pub fn find(path: &Path, name: impl FnOnce(&str) -> Option<String>) -> Result<Self, String> {
         let output = match Command::new(path).arg("--version").output() {
             Ok(output) => output,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
