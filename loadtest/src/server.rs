@@ -249,15 +249,26 @@ impl Client {
         Ok(serde_json::from_slice(&answer.body)?)
     }
 
-    /// Creates the function and waits until it can be invoked.
+    /// Creates the function, with a core to itself, and waits until it can be invoked.
     pub fn create(&mut self, name: &str, function: Function, functions: &Path) -> Result<()> {
+        self.create_with(name, function, functions, MEMORY_MB)
+    }
+
+    /// The same with another size of memory.
+    pub fn create_with(
+        &mut self,
+        name: &str,
+        function: Function,
+        functions: &Path,
+        memory_mb: u32,
+    ) -> Result<()> {
         let body = json!({
             "FunctionName": name,
             "Runtime": function.runtime,
             "Handler": function.handler,
             "Role": "arn:aws:iam::000000000000:role/bench",
             "Code": {"ZipFile": STANDARD.encode(function.archive(functions)?)},
-            "MemorySize": MEMORY_MB,
+            "MemorySize": memory_mb,
             "Timeout": 60,
         });
         self.call("POST", "/2015-03-31/functions", &body)?;

@@ -33,12 +33,16 @@ const SLEEP: Duration = Duration::from_secs(1);
 const BEFORE_SECONDS: f64 = 3.0;
 const SECONDS: f64 = 6.0;
 const WARM_UP_EVENTS: u32 = 10;
+/// Lambda's default.
+const NOISE_MEMORY_MB: u32 = 128;
 const VICTIM: &str = "victim";
 const NOISE: &str = "noise";
 
 #[derive(Debug)]
 struct Beside {
     victim: Latencies,
+    /// While the noise began: not a part of the figures.
+    first: Latencies,
     /// Events of the noise that were accepted, and that were done, until the end.
     accepted: u64,
     done: u64,
@@ -49,12 +53,13 @@ pub(crate) fn figures(bench: &Bench) -> Result<Vec<Figure>> {
     for number in 0..bench.warm_up + bench.rounds {
         let (alone, beside) = (alone(bench)?, beside(bench)?);
         println!(
-            "noise, round {number} of {}: p50 {:.0} µs alone, {:.0} µs beside; p99 {:.0} µs and {:.0} µs; of the noise {} accepted, {} done",
+            "noise, round {number} of {}: p50 {:.0} µs alone, {:.0} µs beside; p99 {:.0} µs and {:.0} µs; at most {:.0} µs while it began; of the noise {} accepted, {} done",
             bench.rounds,
             alone.micros(0.5),
             beside.victim.micros(0.5),
             alone.micros(0.99),
             beside.victim.micros(0.99),
+            beside.first.micros(1.0),
             beside.accepted,
             beside.done,
         );
@@ -87,7 +92,7 @@ fn alone(bench: &Bench) -> Result<Latencies> {
 
 fn beside(bench: &Bench) -> Result<Beside> {
     let (ours, mut paced) = start(bench)?;
-    ours.create(bench, NOISE, STAMPING)?;
+    ours.client()?.create_with(NOISE, STAMPING, &bench.functions, NOISE_MEMORY_MB)?;
     let request = ours.event(NOISE, &instructions(SLEEP, None))?;
     let callers = ours.callers(&request, CONNECTIONS)?;
     let each = PACE * CONNECTIONS as u32 / TIMES;
@@ -98,13 +103,14 @@ fn beside(bench: &Bench) -> Result<Beside> {
             let before = bench.span(BEFORE_SECONDS).as_secs_f64() / PACE.as_secs_f64();
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few hundred")]
             let before = before as u32;
-            paced.send(&ours, VICTIM, before, PACE)?;
-            paced.send(&ours, VICTIM, events(bench), PACE)
+            let first = paced.send(&ours, VICTIM, before, PACE)?;
+            anyhow::Ok((first, paced.send(&ours, VICTIM, events(bench), PACE)?))
         })();
         let done = ours.succeeded(NOISE);
         quiet.store(true, Ordering::Relaxed);
         let accepted = noise.join().map_err(|_| anyhow!("the noise has panicked"))??.count;
-        Ok(Beside { victim: victim?, accepted, done: done? })
+        let (first, victim) = victim?;
+        Ok(Beside { victim, first, accepted, done: done? })
     })
 }
 
@@ -120,7 +126,7 @@ fn report(rounds: &[(Beside, Latencies)]) -> Vec<Figure> {
     let what = |quantile: &str| {
         format!(
             "a 1 KiB event every {} ms, from when it was due until the function was done, beside a function that is sent {TIMES} times as many \
-             and sleeps for {} s each (128 MB, so that as many sleep as the machine's memory has room for); {} of its events had piled up in the rounds: {quantile}",
+             and sleeps for {} s each ({NOISE_MEMORY_MB} MB, so that as many sleep as the machine's memory has room for); {} of its events had piled up in the rounds: {quantile}",
             PACE.as_millis(),
             SLEEP.as_secs(),
             piled.join(", ")
