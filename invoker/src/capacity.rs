@@ -1,6 +1,7 @@
 //! The worker's memory, shared out among environments.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,6 +13,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use types::MemorySize;
 
 use crate::InvokeError;
+
+/// Environments that were in use when they were asked for may be idle by then.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Memory for environments, counted by what their functions are configured to use, so that no function can be pushed out of
 /// its own by another.
@@ -52,10 +56,13 @@ impl Capacity {
         if let Ok(permit) = self.megabytes.clone().try_acquire_many_owned(memory.0) {
             return Ok(share(permit));
         }
-        let _waiting = Waiting::new(&self.shortage);
-        match tokio::time::timeout(self.wait, self.megabytes.clone().acquire_many_owned(memory.0)).await {
-            Ok(Ok(permit)) => Ok(share(permit)),
-            _ => Err(InvokeError::unavailable("the worker's memory is in use by other environments")),
+        let waiting = Waiting::new(&self.shortage);
+        tokio::select! {
+            Ok(permit) = self.megabytes.clone().acquire_many_owned(memory.0) => Ok(share(permit)),
+            () = tokio::time::sleep(self.wait) => {
+                Err(InvokeError::unavailable("the worker's memory is in use by other environments"))
+            }
+            never = waiting.ask_again() => match never {},
         }
     }
 
@@ -76,8 +83,20 @@ struct Waiting<'a>(&'a Shortage);
 impl<'a> Waiting<'a> {
     fn new(shortage: &'a Shortage) -> Self {
         shortage.waiting.fetch_add(1, Ordering::SeqCst);
-        shortage.notify.notify_one();
-        Self(shortage)
+        let waiting = Self(shortage);
+        waiting.ask();
+        waiting
+    }
+
+    async fn ask_again(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(ASK_AGAIN).await;
+            self.ask();
+        }
+    }
+
+    fn ask(&self) {
+        self.0.notify.notify_one();
     }
 }
 

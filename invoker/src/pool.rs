@@ -26,6 +26,8 @@ use std::{
     time::Duration,
 };
 
+/// A function's last environment is not taken from it for another's sake within this time of its last use.
+const IN_USE: Duration = Duration::from_secs(1);
 /// How long a request counts on an environment that has answered and is not idle yet. Less than a cold start costs, so that
 /// counting in vain (a function that goes on after its answer) does not even double the wait.
 pub(crate) const FINISHING_GRACE: Duration = Duration::from_millis(30);
@@ -51,7 +53,8 @@ pub(crate) enum Input<R> {
     Gone(EnvironmentId),
     /// Time has passed.
     Tick,
-    /// Memory is short: give back the environment that has been idle longest.
+    /// Memory is short: give back the environment that has been idle longest, but not the last one if it was in use a moment ago:
+    /// whoever wants more memory all the time would take every calm function's only environment between two of its invocations.
     ShedOne,
     /// The deployment was replaced or deleted, or the worker stops.
     Retire,
@@ -134,7 +137,10 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             }
             Input::Tick => {}
             Input::ShedOne => {
-                if let Some((environment, _)) = self.idle.pop_front() {
+                let spare = |since| self.idle.len() > 1 || now.saturating_sub(since) >= IN_USE;
+                if self.idle.front().is_some_and(|(_, since)| spare(*since))
+                    && let Some((environment, _)) = self.idle.pop_front()
+                {
                     actions.push(Action::Stop(environment));
                 }
             }

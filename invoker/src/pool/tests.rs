@@ -111,6 +111,27 @@ fn short_memory_takes_the_environment_that_was_idle_longest() {
     assert_eq!(run(&mut pool, 6, Input::ShedOne), []);
 }
 
+#[test]
+fn short_memory_leaves_a_function_the_environment_that_it_uses_all_the_time() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    let moment = IN_USE / 20;
+    let mut now = Duration::ZERO;
+    run(&mut pool, 0, Input::Request(0));
+    run(&mut pool, 0, Input::Idle(A));
+    run(&mut pool, 0, Input::Idle(A));
+    for request in 1..100 {
+        pool.handle(now, Input::Request(request), &mut Vec::new());
+        pool.handle(now, Input::Idle(A), &mut Vec::new());
+        now += moment;
+        let mut actions = Vec::new();
+        pool.handle(now, Input::ShedOne, &mut actions);
+        assert_eq!(actions, []);
+    }
+    let mut actions = Vec::new();
+    pool.handle(now + IN_USE, Input::ShedOne, &mut actions);
+    assert_eq!(actions, [Action::Stop(A)]);
+}
+
 /// What a pool may be doing with an environment, as seen from outside only.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Seen {
