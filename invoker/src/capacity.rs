@@ -1,7 +1,6 @@
 //! The worker's memory, shared out among environments.
 
 use std::{
-    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +13,7 @@ use types::MemorySize;
 
 use crate::InvokeError;
 
-/// Environments that were in use when they were asked for may be idle by then.
+/// While somebody waits for memory, idle environments are asked for this often: some were in use the last time.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Memory for environments, counted by what their functions are configured to use, so that no function can be pushed out of
@@ -56,19 +55,22 @@ impl Capacity {
         if let Ok(permit) = self.megabytes.clone().try_acquire_many_owned(memory.0) {
             return Ok(share(permit));
         }
-        let waiting = Waiting::new(&self.shortage);
-        tokio::select! {
-            Ok(permit) = self.megabytes.clone().acquire_many_owned(memory.0) => Ok(share(permit)),
-            () = tokio::time::sleep(self.wait) => {
-                Err(InvokeError::unavailable("the worker's memory is in use by other environments"))
-            }
-            never = waiting.ask_again() => match never {},
+        let _waiting = Waiting::new(&self.shortage);
+        match tokio::time::timeout(self.wait, self.megabytes.clone().acquire_many_owned(memory.0)).await {
+            Ok(Ok(permit)) => Ok(share(permit)),
+            _ => Err(InvokeError::unavailable("the worker's memory is in use by other environments")),
         }
     }
 
     /// Waits until an idle environment should be given back.
     pub(crate) async fn short(&self) {
-        self.shortage.notify.notified().await;
+        let asked = self.shortage.notify.notified();
+        if self.shortage.waiting.load(Ordering::SeqCst) == 0 {
+            asked.await;
+        } else {
+            // Whoever is still waiting then is helped by what has become idle since.
+            let _ = tokio::time::timeout(ASK_AGAIN, asked).await;
+        }
     }
 
     /// Memory nobody holds, MB.
@@ -83,20 +85,8 @@ struct Waiting<'a>(&'a Shortage);
 impl<'a> Waiting<'a> {
     fn new(shortage: &'a Shortage) -> Self {
         shortage.waiting.fetch_add(1, Ordering::SeqCst);
-        let waiting = Self(shortage);
-        waiting.ask();
-        waiting
-    }
-
-    async fn ask_again(&self) -> Infallible {
-        loop {
-            tokio::time::sleep(ASK_AGAIN).await;
-            self.ask();
-        }
-    }
-
-    fn ask(&self) {
-        self.0.notify.notify_one();
+        shortage.notify.notify_one();
+        Self(shortage)
     }
 }
 
