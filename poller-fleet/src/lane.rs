@@ -18,23 +18,28 @@ pub(crate) struct Lane<E> {
     ready: VecDeque<E>,
     /// By when each is due; the number tells those of one moment apart.
     waiting: BTreeMap<(Instant, u64), E>,
-    next: u64,
+    waits: u64,
     window: Window,
 }
 
 impl<E> Lane<E> {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { ready: VecDeque::new(), waiting: BTreeMap::new(), next: 0, window: Window::new(bounds) }
+        Self { ready: VecDeque::new(), waiting: BTreeMap::new(), waits: 0, window: Window::new(bounds) }
     }
 
     pub(crate) fn arrive(&mut self, event: E) {
         self.ready.push_back(event);
     }
 
+    /// The event is to be tried again as soon as there is a place.
+    pub(crate) fn next(&mut self, event: E) {
+        self.ready.push_front(event);
+    }
+
     /// The event is to be tried again, not before this time.
     pub(crate) fn wait(&mut self, event: E, until: Instant) {
-        self.waiting.insert((until, self.next), event);
-        self.next += 1;
+        self.waiting.insert((until, self.waits), event);
+        self.waits += 1;
     }
 
     /// The next event to be tried, which is running from now on.
@@ -64,6 +69,10 @@ impl<E> Lane<E> {
         self.waiting.first_key_value().map(|((due, _), _)| *due)
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.window.running() > 0
+    }
+
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()
     }
@@ -74,7 +83,7 @@ impl<E> Lane<E> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.waiting.is_empty() && self.window.running() == 0
+        self.ready.is_empty() && self.waiting.is_empty() && !self.is_running()
     }
 }
 
@@ -117,6 +126,17 @@ mod tests {
         lane.wait("second", now + SECOND * 4);
         lane.wait("first", now + SECOND * 3);
         assert_eq!(lane.begin(now + SECOND * 9), Some("first"));
+    }
+
+    #[test]
+    fn what_was_refused_is_the_next_to_be_tried() {
+        let (mut lane, now) = (Lane::new(BOUNDS), Instant::now());
+        (1..=3).for_each(|n| lane.arrive(n));
+        assert_eq!((lane.begin(now), lane.begin(now)), (Some(1), Some(2)));
+        lane.end();
+        lane.next(2);
+        assert!(lane.is_running());
+        assert_eq!(lane.begin(now), Some(2));
     }
 
     #[test]

@@ -155,7 +155,7 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
 
     fn attempted(&mut self, attempted: Result<Attempted<W::Kind>, tokio::task::JoinError>) {
         self.lane.end();
-        let Ok(Attempted { event, tried, begun }) = attempted else { return };
+        let Ok(Attempted { mut event, tried, begun }) = attempted else { return };
         match tried {
             Tried::Done(drafts) if drafts.is_empty() => self.finish(event),
             Tried::Done(drafts) => {
@@ -171,6 +171,12 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
             Tried::Again(again) => {
                 if again.refused {
                     self.lane.refused(begun, Instant::now());
+                    if self.lane.is_running() && !self.stopping {
+                        // The window was too wide, and is not any more: it has a place when one of the others ends, and was not deferred.
+                        event.deferrals = event.deferrals.saturating_sub(1);
+                        self.lane.next(event);
+                        return;
+                    }
                 }
                 // What stays in memory need not be noted for having waited.
                 if again.noted || self.gives_back() {

@@ -3,8 +3,8 @@
 //! ```text
 //!   tick, every 100 ms   full, and the machine has room     grow: twice as many, or an eighth more once it was ever cut
 //!                        full, and the machine has none     shrink by a tenth, down to what every function may have
-//!                        not full                           as it is; forgotten once nothing runs
-//!   refused (throttled, no environment)                     half, once for all that were begun before
+//!                        not full                           as it is; forgotten ten seconds after the last event
+//!   refused (throttled, no environment)                     what was not; an eighth less, once for all that were begun before
 //! ```
 //! A function that waits for others gets as many environments as it can use; one that computes gets as many as keep the machine
 //! busy and no more, since each costs a cold start and takes time from all others.
@@ -31,7 +31,7 @@ pub(crate) struct Window {
     running: u32,
     /// All places were taken since the last tick.
     was_full: bool,
-    /// When it was last halved.
+    /// When it was last cut by more than what was refused.
     cut: Option<Instant>,
     /// It doubles no more.
     careful: bool,
@@ -67,12 +67,15 @@ impl Window {
         self.running -= 1;
     }
 
-    /// What was begun at this time was refused.
+    /// What was begun at this time, and runs no more, was refused.
     pub(crate) fn refused(&mut self, begun: Instant, now: Instant) {
+        // Those that run were let in, or will be heard of here.
+        self.limit = self.limit.min(self.running).max(1);
         if self.cut.is_some_and(|cut| begun < cut) {
             return;
         }
-        self.limit = (self.limit / 2).max(1);
+        // Somebody else may be waiting for some of it.
+        self.limit = (self.limit - self.limit / 8).max(1);
         self.cut = Some(now);
         self.careful = true;
     }
@@ -142,15 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn refusals_halve_it_once_for_all_that_were_begun_before() {
+    fn refusals_leave_what_was_let_in_and_an_eighth_less_once() {
         let mut window = Window::new(Bounds { least: 64, most: 64 });
+        fill(&mut window);
         let start = Instant::now();
         let later = start + Duration::from_millis(5);
-        (0..10).for_each(|_| window.refused(start, later));
+        // 32 are let in.
+        for _ in 0..32 {
+            window.end();
+            window.refused(start, later);
+        }
         assert_eq!(window.limit(), 32);
+        window.end();
         window.refused(later, later + TICK);
-        assert_eq!(window.limit(), 16);
-        for n in 2..20 {
+        assert_eq!((window.limit(), window.running()), (28, 31));
+        for n in 2..40 {
+            if window.running() > 0 {
+                window.end();
+            }
             window.refused(later + TICK * n, later + TICK * n);
         }
         assert_eq!(window.limit(), 1, "one is tried always");

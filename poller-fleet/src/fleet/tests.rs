@@ -63,6 +63,8 @@ enum Does {
     Fails,
     /// With an answer of this many bytes.
     FailsAtLength(usize),
+    /// Succeeds after a tenth of a second, so many at once; others are throttled.
+    AtOnce(u32),
     /// Succeeds after so many seconds.
     TakesSeconds(u64),
     /// An answer of an attempt that never comes.
@@ -76,6 +78,8 @@ enum Does {
 struct World {
     functions: HashMap<FunctionName, (Does, EventInvokePolicy)>,
     attempts: Vec<(String, RequestId, Duration)>,
+    /// Of those that only so many may be.
+    running: u32,
 }
 
 #[derive(Clone)]
@@ -151,7 +155,12 @@ impl Stage {
         let name = request.function.arn.name.clone();
         let mut world = self.world();
         world.attempts.push((name.to_string(), request.request_id, self.clock.since_boot()));
-        let does = world.functions[&name].0;
+        let mut does = world.functions[&name].0;
+        match does {
+            Does::AtOnce(limit) if world.running >= limit => does = Does::Throttled,
+            Does::AtOnce(_) => world.running += 1,
+            _ => {}
+        }
         drop(world);
         let answer = |body: &str, function_error| {
             let body = stream::iter([Ok(Bytes::copy_from_slice(body.as_bytes()))]).boxed();
@@ -166,6 +175,15 @@ impl Stage {
             }
             Does::FailsAtLength(bytes) => {
                 ready(answer(&format!("\"{}\"", "x".repeat(bytes)), Some(FunctionError::Unhandled))).boxed()
+            }
+            Does::AtOnce(_) => {
+                let (world, answer) = (self.world.clone(), answer("42", None));
+                async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    world.lock().unwrap().running -= 1;
+                    answer
+                }
+                .boxed()
             }
             Does::TakesSeconds(seconds) => {
                 let answer = answer("42", None);

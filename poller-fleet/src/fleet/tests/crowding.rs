@@ -80,3 +80,18 @@ async fn many_that_wait_are_given_back_and_new_events_are_tried_all_the_same() {
     assert_eq!(stage.tried("f").len(), 600);
     assert_eq!(fleet.depth("dead-letters/"), 200);
 }
+
+/// More are tried at once than may run: nobody waits for a second when there is a place sooner.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_tried_when_another_of_its_function_ends() {
+    let stage = Stage::new();
+    stage.function("f", Does::AtOnce(1));
+    let fleet = stage.start().await;
+    let began = Instant::now();
+    for _ in 0..4 {
+        fleet.accept("f").await;
+    }
+    fleet.quiet().await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(1), "4 events, one at once, a tenth of a second each, took {took:?}");
+}
