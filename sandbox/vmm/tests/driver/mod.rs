@@ -17,7 +17,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test, in the crate or beside it, uses a part")]
 #![allow(unsafe_code, reason = "memory between guards is mapped by hand")]
 
-use std::{os::fd::RawFd, sync::atomic::Ordering};
+use std::{
+    os::fd::RawFd,
+    sync::atomic::{Ordering, fence},
+};
 
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap, MmapRegion};
@@ -145,16 +148,33 @@ impl Ring {
 
     /// Whether the device wants to hear of what was added since this was last asked (2.7.10).
     pub fn wants_doorbell(&mut self, memory: &Memory) -> bool {
+        // A device that goes to sleep writes where it wants to be woken and looks at the ring once more; here it is the other way about. Without
+        // the fence neither might see what the other wrote.
+        fence(Ordering::SeqCst);
         let event: u16 = memory.read_obj(GuestAddress(self.used + 4 + u64::from(self.size) * 8)).unwrap();
         let (new, old) = (self.added, self.rung);
         self.rung = new;
         new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
     }
 
-    /// The chains that came back since this was last asked, and asks for an interrupt at the next one, as Linux does.
+    /// The chains that came back since this was last asked, and asks for an interrupt at the next one, as Linux does: what comes before the device
+    /// has seen that it is to interrupt is taken as well.
     pub fn used(&mut self, memory: &Memory) -> Vec<(u16, u32)> {
-        let index: u16 = memory.load(GuestAddress(self.used + 2), Ordering::Acquire).unwrap();
+        let used_event = self.available + 4 + u64::from(self.size) * 2;
         let mut chains = Vec::new();
+        loop {
+            self.take_used(memory, &mut chains);
+            memory.store(self.seen, GuestAddress(used_event), Ordering::SeqCst).unwrap();
+            fence(Ordering::SeqCst);
+            let index: u16 = memory.load(GuestAddress(self.used + 2), Ordering::Acquire).unwrap();
+            if self.seen == index {
+                return chains;
+            }
+        }
+    }
+
+    fn take_used(&mut self, memory: &Memory, chains: &mut Vec<(u16, u32)>) {
+        let index: u16 = memory.load(GuestAddress(self.used + 2), Ordering::Acquire).unwrap();
         // A ring that a fuzzer has scribbled on tells no more than its size.
         if index.wrapping_sub(self.seen) > self.size {
             self.seen = index;
@@ -166,9 +186,6 @@ impl Ring {
             chains.push((id as u16, length));
             self.seen = self.seen.wrapping_add(1);
         }
-        let used_event = self.available + 4 + u64::from(self.size) * 2;
-        memory.store(self.seen, GuestAddress(used_event), Ordering::SeqCst).unwrap();
-        chains
     }
 }
 
