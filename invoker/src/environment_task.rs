@@ -1,9 +1,10 @@
 //! The task that owns one environment.
 //!
 //! ```text
-//!   launch ──► init phase ──Idle──► ┌ idle ┐ ──Job──► attempt ──Idle──┐
-//!      │           │                └──┬───┘◄─────────────────────────┘
-//!      └─ failed ──┴─► StartFailed     └─ no more jobs, runtime gone, attempt broke it ──► stop ──► Gone
+//!   memory ──► launch ──► init phase ──Idle──► ┌ idle ┐ ──Job──► attempt ──Idle──┐
+//!      │          │           │                └──┬───┘◄─────────────────────────┘
+//!      │          └─ failed ──┴─► StartFailed     └─ no more jobs, runtime gone, attempt broke it ──► stop ──► Gone
+//!      └─ none: NoMemory; given up: Gone
 //! ```
 //!
 //! It tells its pool every change; the pool decides. Log lines that come while the environment is idle are kept too.
@@ -20,7 +21,7 @@ use crate::{
     InvokeError,
     attempt::{self, Job, Place, Verdict},
     failure::Failure,
-    launcher::{CodeCell, Launched, Launcher},
+    launcher::{CodeCell, Launcher},
     log_capture::LogCapture,
     metrics::FunctionMetrics,
     pool::EnvironmentId,
@@ -55,11 +56,20 @@ impl EnvironmentTask {
     /// Runs until the environment is gone.
     pub(crate) async fn run(mut self) {
         let stream = log_stream(&self.function, self.clock.as_ref());
-        let Launched { mut environment, memory } =
-            match self.launcher.launch(&self.function, &self.code, stream.clone()).await {
-                Ok(launched) => launched,
-                Err(error) => return self.tell_failed(StartFailure::Platform(error)),
-            };
+        let memory = tokio::select! {
+            biased;
+            // No job comes before it is idle: it is given up.
+            _ = self.jobs.recv() => return self.tell(PoolMessage::Gone(self.id)),
+            memory = self.launcher.reserve(&self.function) => match memory {
+                Ok(memory) => memory,
+                Err(error) => return self.tell(PoolMessage::NoMemory(self.id, error)),
+            },
+        };
+        self.tell(PoolMessage::HasMemory(self.id));
+        let mut environment = match self.launcher.launch(&self.function, &self.code, stream.clone()).await {
+            Ok(environment) => environment,
+            Err(error) => return self.tell_failed(StartFailure::Platform(error)),
+        };
         let mut logs = LogCapture::new(self.logs.clone(), self.clock.clone(), self.function.clone(), stream);
         let begun = environment.started();
         match self.init(&mut environment, &mut logs).await {

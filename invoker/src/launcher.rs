@@ -28,12 +28,6 @@ pub(crate) struct Launcher {
 #[derive(Default)]
 pub(crate) struct CodeCell(Mutex<Weak<Code>>);
 
-/// A started environment and the memory set aside for it.
-pub(crate) struct Launched {
-    pub(crate) environment: Environment,
-    pub(crate) memory: MemoryShare,
-}
-
 impl Launcher {
     pub(crate) fn new(
         control: ControlPlane,
@@ -44,21 +38,23 @@ impl Launcher {
         Self { control, isolation, code_directory, capacity }
     }
 
-    /// Starts one environment; its init phase has begun when this returns.
+    /// Sets aside what an environment takes, walls included.
+    pub(crate) async fn reserve(&self, function: &FunctionSpec) -> Result<MemoryShare, InvokeError> {
+        let overhead = self.isolation.overhead(function.memory);
+        self.capacity.reserve(MemorySize(function.memory.0 + overhead.0)).await
+    }
+
+    /// Starts one environment, in memory [`reserve`](Self::reserve)d for it; its init phase has begun when this returns.
     pub(crate) async fn launch(
         &self,
         function: &Arc<FunctionSpec>,
         code: &CodeCell,
         log_stream: String,
-    ) -> Result<Launched, InvokeError> {
-        let overhead = self.isolation.overhead(function.memory);
-        let memory = self.capacity.reserve(MemorySize(function.memory.0 + overhead.0)).await?;
+    ) -> Result<Environment, InvokeError> {
         let code = self.code(function, code).await?;
         let variables = self.control.open_variables(function).map_err(unreadable)?;
         let spec = EnvironmentSpec { function: function.clone(), variables, code, log_stream };
-        let environment =
-            self.isolation.start(spec).await.map_err(|error| self.start_failed(function, error))?;
-        Ok(Launched { environment, memory })
+        self.isolation.start(spec).await.map_err(|error| self.start_failed(function, error))
     }
 
     /// No environment is started any more.
@@ -172,8 +168,12 @@ mod tests {
         let capacity = Capacity::new(total, Duration::ZERO);
         let launcher =
             Launcher::new(control, Arc::new(Walls), directory.path().join("code"), capacity.clone());
-        let launched = launcher.launch(&function(), &CodeCell::default(), "stream".to_owned()).await;
-        (launched.err().unwrap(), capacity)
+        let function = function();
+        let error = match launcher.reserve(&function).await {
+            Ok(_memory) => launcher.launch(&function, &CodeCell::default(), "stream".to_owned()).await.err(),
+            Err(error) => Some(error),
+        };
+        (error.unwrap(), capacity)
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@
 //!          └─────────┬─────────┘                  └──────────┘
 //!                    │ more waiting than starting
 //!                    └──────Start──► starting ──Started──► …        ──StartFailed──► Fail(oldest waiting)
+//!                                        └─ nobody waits, and no memory yet ──► Stop
 //! ```
 //!
 //! Rules:
@@ -17,11 +18,13 @@
 //! - There are never more environments starting than requests waiting for them.
 //! - An environment whose caller has its answer is free in a moment, when the runtime asks for its next event: a request
 //!   waits for it, up to [`FINISHING_GRACE`], before another is started. So a caller that asks again at once finds it warm.
-//! - A failed start costs the oldest waiting request, which learns why; the others still have starts of their own.
+//! - A failed start costs the oldest waiting request, which learns why; the others still have starts of their own. One that found no
+//!   memory costs it only if it has waited as long: if warm environments serve whoever comes, the oldest has just come.
+//! - A start that waits for memory when no request waits any more is given up: no other function loses an idle environment to it.
 //! - A retired pool serves whom it has accepted, starts no environment to keep, and empties.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::Hash,
     time::Duration,
 };
@@ -47,6 +50,10 @@ pub(crate) enum Input<R> {
     Answered(EnvironmentId),
     /// An environment finished its init phase, or its invocation, and can take the next one.
     Idle(EnvironmentId),
+    /// Memory is set aside for an environment: now it starts.
+    HasMemory(EnvironmentId),
+    /// No memory came free for an environment in time. It never was.
+    NoMemory(EnvironmentId),
     /// An environment could not be started, or failed in its init phase. It is gone.
     StartFailed(EnvironmentId),
     /// An environment that had been started is gone, or must not be used again.
@@ -73,7 +80,14 @@ pub(crate) enum Action<R> {
         request: R,
         environment: EnvironmentId,
     },
+    /// It is idle, or still waits for memory.
     Stop(EnvironmentId),
+}
+
+#[derive(Debug)]
+struct Start {
+    since: Duration,
+    has_memory: bool,
 }
 
 /// See the module.
@@ -82,8 +96,9 @@ pub(crate) struct EnvironmentPool<R> {
     idle_timeout: Duration,
     retired: bool,
     next_id: u64,
-    waiting: VecDeque<R>,
-    starting: HashSet<EnvironmentId>,
+    /// Oldest first, each with the time it came.
+    waiting: VecDeque<(R, Duration)>,
+    starting: BTreeMap<EnvironmentId, Start>,
     busy: HashMap<EnvironmentId, R>,
     /// Those of `busy` that have answered, each with the time until which a request may count on it.
     finishing: HashMap<EnvironmentId, Duration>,
@@ -99,7 +114,7 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             retired: false,
             next_id: 0,
             waiting: VecDeque::new(),
-            starting: HashSet::new(),
+            starting: BTreeMap::new(),
             busy: HashMap::new(),
             finishing: HashMap::new(),
             idle: VecDeque::new(),
@@ -109,8 +124,8 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
     /// Takes one input at `now` (any monotonic time) and appends what is to be done to `actions`.
     pub(crate) fn handle(&mut self, now: Duration, input: Input<R>, actions: &mut Vec<Action<R>>) {
         match input {
-            Input::Request(request) => self.waiting.push_back(request),
-            Input::Cancelled(request) => self.waiting.retain(|waiting| *waiting != request),
+            Input::Request(request) => self.waiting.push_back((request, now)),
+            Input::Cancelled(request) => self.waiting.retain(|(waiting, _)| *waiting != request),
             Input::Answered(environment) => {
                 if self.busy.contains_key(&environment) {
                     self.finishing.insert(environment, now + FINISHING_GRACE);
@@ -118,15 +133,25 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             }
             Input::Idle(environment) => {
                 self.finishing.remove(&environment);
-                if self.starting.remove(&environment) || self.busy.remove(&environment).is_some() {
+                if self.starting.remove(&environment).is_some() || self.busy.remove(&environment).is_some() {
                     self.idle.push_back((environment, now));
                 }
             }
-            Input::StartFailed(environment) => {
-                if self.starting.remove(&environment)
-                    && let Some(request) = self.waiting.pop_front()
+            Input::HasMemory(environment) => {
+                if let Some(start) = self.starting.get_mut(&environment) {
+                    start.has_memory = true;
+                }
+            }
+            Input::NoMemory(environment) => {
+                if let Some(start) = self.starting.remove(&environment)
+                    && self.waiting.front().is_some_and(|(_, since)| *since <= start.since)
                 {
-                    actions.push(Action::Fail { request, environment });
+                    self.fail_oldest(environment, actions);
+                }
+            }
+            Input::StartFailed(environment) => {
+                if self.starting.remove(&environment).is_some() {
+                    self.fail_oldest(environment, actions);
                 }
             }
             Input::Gone(environment) => {
@@ -149,11 +174,17 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
         self.settle(now, actions);
     }
 
+    fn fail_oldest(&mut self, environment: EnvironmentId, actions: &mut Vec<Action<R>>) {
+        if let Some((request, _)) = self.waiting.pop_front() {
+            actions.push(Action::Fail { request, environment });
+        }
+    }
+
     /// Matches waiting requests with idle environments, starts what is missing, stops what is not needed any more.
     fn settle(&mut self, now: Duration, actions: &mut Vec<Action<R>>) {
         while !self.waiting.is_empty()
             && let Some((environment, _)) = self.idle.pop_back()
-            && let Some(request) = self.waiting.pop_front()
+            && let Some((request, _)) = self.waiting.pop_front()
         {
             self.busy.insert(environment, request);
             actions.push(Action::Dispatch { request, environment });
@@ -163,8 +194,12 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
             coming += 1;
             let environment = EnvironmentId(self.next_id);
             self.next_id += 1;
-            self.starting.insert(environment);
+            self.starting.insert(environment, Start { since: now, has_memory: false });
             actions.push(Action::Start(environment));
+        }
+        if self.waiting.is_empty() {
+            let unneeded = self.starting.extract_if(.., |_, start| !start.has_memory);
+            actions.extend(unneeded.map(|(environment, _)| Action::Stop(environment)));
         }
         let expiry = if self.retired { Duration::ZERO } else { self.idle_timeout };
         while let Some((environment, since)) = self.idle.front().copied()

@@ -9,6 +9,7 @@ use tokio::{
 use types::{Clock, FunctionSpec, LogSink};
 
 use crate::{
+    InvokeError,
     attempt::{Job, answer_failed_init},
     config::Config,
     environment_task::{EnvironmentTask, StartFailure},
@@ -24,6 +25,8 @@ pub(crate) enum PoolMessage {
     Cancelled(u64),
     Answered(EnvironmentId),
     Idle(EnvironmentId),
+    HasMemory(EnvironmentId),
+    NoMemory(EnvironmentId, InvokeError),
     StartFailed(EnvironmentId, StartFailure),
     Gone(EnvironmentId),
     /// An environment broke before it could begin this job.
@@ -122,12 +125,14 @@ impl PoolTask {
             }
             PoolMessage::Answered(id) => self.feed(Input::Answered(id)),
             PoolMessage::Idle(id) => self.feed(Input::Idle(id)),
-            PoolMessage::StartFailed(id, failure) => {
-                self.forget(id);
-                self.failures.insert(id, failure);
-                self.feed(Input::StartFailed(id));
-                self.failures.remove(&id);
+            PoolMessage::HasMemory(id) => {
+                self.count_start();
+                self.feed(Input::HasMemory(id));
             }
+            PoolMessage::NoMemory(id, error) => {
+                self.fail(id, StartFailure::Platform(error), Input::NoMemory(id));
+            }
+            PoolMessage::StartFailed(id, failure) => self.fail(id, failure, Input::StartFailed(id)),
             PoolMessage::Gone(id) => {
                 // An environment that the pool did not tell to stop broke.
                 if self.forget(id) {
@@ -138,6 +143,13 @@ impl PoolTask {
             PoolMessage::ShedOne => self.feed(Input::ShedOne),
             PoolMessage::Retire => self.feed(Input::Retire),
         }
+    }
+
+    fn fail(&mut self, id: EnvironmentId, failure: StartFailure, input: Input<u64>) {
+        self.forget(id);
+        self.failures.insert(id, failure);
+        self.feed(input);
+        self.failures.remove(&id);
     }
 
     /// Returns whether the environment was still in use by the pool.
@@ -190,7 +202,7 @@ impl PoolTask {
         }
     }
 
-    fn start(&mut self, id: EnvironmentId) {
+    fn count_start(&mut self) {
         let cause = match (self.started_before, self.broken) {
             (false, _) => "first",
             (true, 0) => "concurrency",
@@ -201,6 +213,9 @@ impl PoolTask {
         };
         self.started_before = true;
         self.metrics.cold_start(cause);
+    }
+
+    fn start(&mut self, id: EnvironmentId) {
         let (sender, jobs) = mpsc::channel(1);
         self.environments.insert(id, sender);
         self.live += 1;

@@ -34,6 +34,7 @@ fn a_request_that_waits_for_a_cold_start_takes_a_warm_environment_that_frees_up_
     run(&mut pool, 0, Input::Request(1));
     run(&mut pool, 1, Input::Idle(A));
     assert_eq!(run(&mut pool, 2, Input::Request(2)), [Action::Start(B)]);
+    run(&mut pool, 2, Input::HasMemory(B));
     assert_eq!(run(&mut pool, 3, Input::Idle(A)), [Action::Dispatch { request: 2, environment: A }]);
     // The environment that was started for it is kept for the next one.
     assert_eq!(run(&mut pool, 4, Input::Idle(B)), []);
@@ -76,6 +77,42 @@ fn a_failed_start_costs_one_request_and_tells_it_why() {
 }
 
 #[test]
+fn memory_that_does_not_come_free_costs_only_who_has_waited_for_it() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    assert_eq!(run(&mut pool, 2, Input::Request(2)), [Action::Start(B)]);
+    run(&mut pool, 3, Input::Request(3));
+    // A warm environment serves one after the other; who waits at the end came last.
+    run(&mut pool, 4, Input::Idle(A));
+    run(&mut pool, 5, Input::Request(4));
+    run(&mut pool, 6, Input::Idle(A));
+    const D: EnvironmentId = EnvironmentId(3);
+    assert_eq!(run(&mut pool, 7, Input::NoMemory(B)), []);
+    assert_eq!(run(&mut pool, 8, Input::NoMemory(EnvironmentId(2))), [Action::Start(D)]);
+    assert_eq!(run(&mut pool, 13, Input::NoMemory(D)), [Action::Fail { request: 4, environment: D }]);
+}
+
+#[test]
+fn a_start_that_waits_for_memory_is_given_up_when_nobody_waits_for_it() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 1, Input::Idle(A));
+    run(&mut pool, 2, Input::Request(2));
+    assert_eq!(
+        run(&mut pool, 3, Input::Idle(A)),
+        [Action::Dispatch { request: 2, environment: A }, Action::Stop(B)]
+    );
+    // One that has its memory is nearly there, and is kept.
+    const C: EnvironmentId = EnvironmentId(2);
+    assert_eq!(run(&mut pool, 4, Input::Request(3)), [Action::Start(C)]);
+    run(&mut pool, 5, Input::HasMemory(C));
+    assert_eq!(run(&mut pool, 6, Input::Idle(A)), [Action::Dispatch { request: 3, environment: A }]);
+    assert_eq!(run(&mut pool, 7, Input::Idle(C)), []);
+    assert_eq!(run(&mut pool, 8, Input::Request(4)), [Action::Dispatch { request: 4, environment: C }]);
+}
+
+#[test]
 fn idle_environments_stop_after_the_timeout_and_not_before() {
     let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
     run(&mut pool, 0, Input::Request(1));
@@ -102,6 +139,7 @@ fn short_memory_takes_the_environment_that_was_idle_longest() {
     let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
     run(&mut pool, 0, Input::Request(1));
     run(&mut pool, 0, Input::Request(2));
+    run(&mut pool, 0, Input::HasMemory(B));
     run(&mut pool, 1, Input::Idle(A));
     run(&mut pool, 1, Input::Idle(B));
     run(&mut pool, 2, Input::Idle(B));
@@ -135,6 +173,7 @@ fn short_memory_leaves_a_function_the_environment_that_it_uses_all_the_time() {
 /// What a pool may be doing with an environment, as seen from outside only.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Seen {
+    WaitsForMemory,
     Starting,
     Busy(u32),
     /// Its request has ended.
@@ -157,7 +196,7 @@ impl World {
             match action {
                 Action::Start(environment) => {
                     assert!(
-                        self.environments.insert(environment, Seen::Starting).is_none(),
+                        self.environments.insert(environment, Seen::WaitsForMemory).is_none(),
                         "an id came twice"
                     );
                 }
@@ -173,15 +212,15 @@ impl World {
                     self.ended.push(self.waiting.remove(0));
                 }
                 Action::Stop(environment) => {
-                    assert_eq!(
-                        self.environments.remove(&environment),
-                        Some(Seen::Idle),
-                        "stopped while in use"
-                    );
+                    let seen = self.environments.remove(&environment).unwrap();
+                    assert!(matches!(seen, Seen::Idle | Seen::WaitsForMemory), "stopped while in use");
+                    assert!(seen == Seen::Idle || self.waiting.is_empty(), "not started for whoever waits");
                 }
             }
         }
-        let starting = self.environments.values().filter(|seen| **seen == Seen::Starting).count();
+        let hungry = self.environments.values().filter(|seen| **seen == Seen::WaitsForMemory).count();
+        assert!(hungry == 0 || !self.waiting.is_empty(), "memory is asked for and nobody waits");
+        let starting = hungry + self.environments.values().filter(|seen| **seen == Seen::Starting).count();
         let idle = self.environments.values().filter(|seen| **seen == Seen::Idle).count();
         let answered = self.environments.values().filter(|seen| **seen == Seen::Answered).count();
         assert!(starting + answered >= self.waiting.len(), "a request waits for nothing");
@@ -201,6 +240,7 @@ enum Step {
     Answer(prop::sample::Index),
     Advance(prop::sample::Index),
     Break(prop::sample::Index),
+    Memory(prop::sample::Index),
     Wait(u64),
     Shed,
     Retire,
@@ -213,6 +253,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<prop::sample::Index>().prop_map(Step::Answer),
         8 => any::<prop::sample::Index>().prop_map(Step::Advance),
         3 => any::<prop::sample::Index>().prop_map(Step::Break),
+        4 => any::<prop::sample::Index>().prop_map(Step::Memory),
         2 => (0u64..100).prop_map(Step::Wait),
         1 => Just(Step::Shed),
         1 => Just(Step::Retire),
@@ -260,10 +301,18 @@ proptest! {
                 Step::Break(index) => {
                     let Some(id) = world.pick(index) else { continue };
                     match world.environments.remove(&id) {
+                        Some(Seen::WaitsForMemory) => Input::NoMemory(id),
                         Some(Seen::Starting) => Input::StartFailed(id),
                         Some(Seen::Busy(request)) => { world.ended.push(request); Input::Gone(id) }
                         _ => Input::Gone(id),
                     }
+                }
+                Step::Memory(index) => {
+                    let Some(id) = world.pick(index) else { continue };
+                    if let Some(seen @ Seen::WaitsForMemory) = world.environments.get_mut(&id) {
+                        *seen = Seen::Starting;
+                    }
+                    Input::HasMemory(id)
                 }
                 Step::Wait(duration) => { now += duration; Input::Tick }
                 Step::Shed => Input::ShedOne,
