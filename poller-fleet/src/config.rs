@@ -14,7 +14,7 @@ pub struct Config {
     pub memory: Amount,
     /// What may be in memory of one function; less as memory fills: never more than an eighth of what is free.
     pub function_memory: Amount,
-    /// Most invocations at once, of one function and of all.
+    /// Most invocations at once, of all functions. One function leaves an eighth of what it has to others, so that alone it gets eight ninths.
     pub max_concurrency: u32,
     /// How long a lease lasts unless it is extended.
     pub lease: Duration,

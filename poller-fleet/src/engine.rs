@@ -29,6 +29,7 @@ use crate::{
     lane_task::LaneTask,
     leases::Leases,
     load::Load,
+    places::Places,
     signals::Signals,
     window::Bounds,
 };
@@ -81,6 +82,8 @@ pub(crate) struct Parts<Q: Queue, W: Work> {
     pub(crate) budget: Budget,
     /// How many events of one function are tried at once.
     pub(crate) bounds: Bounds,
+    /// And of all functions.
+    pub(crate) places: Places,
     pub(crate) lease: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) load: Arc<Load>,
@@ -121,6 +124,10 @@ impl<Q: Queue, W: Work> Engine<Q, W> {
 
     pub(crate) fn bounds(&self) -> Bounds {
         self.parts.bounds
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.parts.places
     }
 
     pub(crate) fn budget(&self) -> &Budget {

@@ -69,8 +69,12 @@ impl<E> Lane<E> {
         self.waiting.first_key_value().map(|((due, _), _)| *due)
     }
 
+    pub(crate) fn running(&self) -> u32 {
+        self.window.running()
+    }
+
     pub(crate) fn is_running(&self) -> bool {
-        self.window.running() > 0
+        self.running() > 0
     }
 
     pub(crate) fn waiting(&self) -> usize {

@@ -25,6 +25,7 @@ use crate::{
     event::{Again, Draft, Event, Tried},
     lane::Lane,
     persist::persist,
+    places::Place,
     schedule::Wait,
     window::TICK,
 };
@@ -51,6 +52,7 @@ struct Attempted<K> {
     event: Event<K>,
     tried: Tried,
     begun: Instant,
+    _place: Place,
 }
 
 enum Settled<K> {
@@ -136,26 +138,35 @@ impl<Q: Queue, W: Work> LaneTask<Q, W> {
 
     fn begin_what_can(&mut self) {
         let now = Instant::now();
-        while let Some(mut event) = self.lane.begin(now) {
+        while self.may_begin()
+            && let Some(mut event) = self.lane.begin(now)
+        {
             if event.lease.is_lost() {
                 self.lane.end();
                 continue;
             }
             let engine = self.engine.clone();
+            let place = engine.places().take();
             self.attempts.spawn(async move {
                 let attempt = AssertUnwindSafe(engine.work().attempt(&mut event)).catch_unwind().await;
                 let tried = attempt.unwrap_or_else(|_| {
                     tracing::error!(request_id = %event.request_id(), "an attempt ended in a panic; it is made again");
                     Tried::Again(Again { wait: Wait::anywhere(AFTER_PANIC), noted: false, refused: false })
                 });
-                Attempted { event, tried, begun: now }
+                Attempted { event, tried, begun: now, _place: place }
             });
         }
     }
 
+    /// Asked again when an attempt ends, and each tick: others may have ended.
+    fn may_begin(&self) -> bool {
+        let running = self.lane.running();
+        running < self.engine.bounds().least || self.engine.places().leaves_room(running)
+    }
+
     fn attempted(&mut self, attempted: Result<Attempted<W::Kind>, tokio::task::JoinError>) {
         self.lane.end();
-        let Ok(Attempted { mut event, tried, begun }) = attempted else { return };
+        let Ok(Attempted { mut event, tried, begun, _place }) = attempted else { return };
         match tried {
             Tried::Done(drafts) if drafts.is_empty() => self.finish(event),
             Tried::Done(drafts) => {

@@ -33,6 +33,7 @@ mod load;
 pub mod metrics;
 mod persist;
 mod placement;
+mod places;
 mod router;
 mod scaling;
 mod schedule;

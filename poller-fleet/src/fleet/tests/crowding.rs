@@ -33,6 +33,28 @@ async fn functions_that_stand_still_leave_room_for_another() {
     gets_through(Does::Hangs).await;
 }
 
+/// A window grows to what the machine has room for, and attempts that wait leave it idle.
+#[tokio::test(start_paused = true)]
+async fn a_function_that_stands_still_leaves_places_for_another() {
+    let mut stage = Stage::new();
+    stage.config.max_concurrency = 50;
+    stage.function("stuck", Does::Hangs);
+    stage.function("calm", Does::Succeeds);
+    let fleet = stage.start().await;
+    for _ in 0..200 {
+        fleet.accept("stuck").await;
+    }
+    // Until it has as many as it may, however busy the machine of the test is.
+    while stage.tried("stuck").len() < 44 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(stage.tried("stuck").len(), 45, "eight ninths, and the last looked when six were free");
+    fleet.accept("calm").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stage.tried("calm").len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn functions_that_fail_leave_room_for_another() {
     gets_through(Does::Fails).await;
