@@ -20,6 +20,7 @@ use types::{Clock, FunctionSpec, LogSink};
 use crate::{
     InvokeError,
     attempt::{self, Job, Place, Verdict},
+    capacity::Owner,
     failure::Failure,
     launcher::{CodeCell, Launcher},
     log_capture::LogCapture,
@@ -43,6 +44,8 @@ pub(crate) struct EnvironmentTask {
     pub(crate) function: Arc<FunctionSpec>,
     pub(crate) metrics: FunctionMetrics,
     pub(crate) launcher: Arc<Launcher>,
+    /// Of its memory.
+    pub(crate) owner: Owner,
     pub(crate) code: Arc<CodeCell>,
     pub(crate) logs: Arc<dyn LogSink>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -60,7 +63,7 @@ impl EnvironmentTask {
             biased;
             // No job comes before it is idle: it is given up.
             _ = self.jobs.recv() => return self.tell(PoolMessage::Gone(self.id)),
-            memory = self.launcher.reserve(&self.function) => match memory {
+            memory = self.launcher.reserve(&self.owner, &self.function) => match memory {
                 Ok(memory) => memory,
                 Err(error) => return self.tell(PoolMessage::NoMemory(self.id, error)),
             },

@@ -12,7 +12,7 @@ use types::{FunctionSpec, MemorySize};
 
 use crate::{
     InvokeError,
-    capacity::{Capacity, MemoryShare},
+    capacity::{Capacity, MemoryShare, Owner},
 };
 
 /// Opens artefacts and starts environments, for all pools of a worker.
@@ -38,10 +38,18 @@ impl Launcher {
         Self { control, isolation, code_directory, capacity }
     }
 
-    /// Sets aside what an environment takes, walls included.
-    pub(crate) async fn reserve(&self, function: &FunctionSpec) -> Result<MemoryShare, InvokeError> {
-        let overhead = self.isolation.overhead(function.memory);
-        self.capacity.reserve(MemorySize(function.memory.0 + overhead.0)).await
+    /// What an environment takes, walls included.
+    pub(crate) fn takes(&self, function: &FunctionSpec) -> MemorySize {
+        MemorySize(function.memory.0 + self.isolation.overhead(function.memory).0)
+    }
+
+    /// Sets aside what an environment takes.
+    pub(crate) async fn reserve(
+        &self,
+        owner: &Owner,
+        function: &FunctionSpec,
+    ) -> Result<MemoryShare, InvokeError> {
+        self.capacity.reserve(owner, self.takes(function)).await
     }
 
     /// Starts one environment, in memory [`reserve`](Self::reserve)d for it; its init phase has begun when this returns.
@@ -169,7 +177,7 @@ mod tests {
         let launcher =
             Launcher::new(control, Arc::new(Walls), directory.path().join("code"), capacity.clone());
         let function = function();
-        let error = match launcher.reserve(&function).await {
+        let error = match launcher.reserve(&Owner::default(), &function).await {
             Ok(_memory) => launcher.launch(&function, &CodeCell::default(), "stream".to_owned()).await.err(),
             Err(error) => Some(error),
         };
@@ -183,6 +191,6 @@ mod tests {
         // With room for both it comes as far as the function's code, which is not there.
         let (failed, capacity) = launch(MEMORY + OVERHEAD).await;
         assert!(matches!(failed, InvokeError::ArtefactUnreadable { .. }), "{failed}");
-        assert_eq!(capacity.free(), usize::try_from(MEMORY + OVERHEAD).unwrap());
+        assert_eq!(capacity.free(), MEMORY + OVERHEAD);
     }
 }

@@ -21,6 +21,7 @@
 //! - A failed start costs the oldest waiting request, which learns why; the others still have starts of their own. One that found no
 //!   memory costs it only if it has waited as long: if warm environments serve whoever comes, the oldest has just come.
 //! - A start that waits for memory when no request waits any more is given up: no other function loses an idle environment to it.
+//! - A pool that has more than its share when memory is short gives an environment back as soon as one is idle, also if requests wait.
 //! - A retired pool serves whom it has accepted, starts no environment to keep, and empties.
 
 use std::{
@@ -63,6 +64,8 @@ pub(crate) enum Input<R> {
     /// Memory is short: give back the environment that has been idle longest, but not the last one if it was in use a moment ago:
     /// whoever wants more memory all the time would take every calm function's only environment between two of its invocations.
     ShedOne,
+    /// Memory is short, and this pool has more than its share: the next environment that is idle is given back, whoever waits for it.
+    Surplus,
     /// The deployment was replaced or deleted, or the worker stops.
     Retire,
 }
@@ -95,6 +98,7 @@ struct Start {
 pub(crate) struct EnvironmentPool<R> {
     idle_timeout: Duration,
     retired: bool,
+    surplus: bool,
     next_id: u64,
     /// Oldest first, each with the time it came.
     waiting: VecDeque<(R, Duration)>,
@@ -112,6 +116,7 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
         Self {
             idle_timeout,
             retired: false,
+            surplus: false,
             next_id: 0,
             waiting: VecDeque::new(),
             starting: BTreeMap::new(),
@@ -169,6 +174,7 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
                     actions.push(Action::Stop(environment));
                 }
             }
+            Input::Surplus => self.surplus = true,
             Input::Retire => self.retired = true,
         }
         self.settle(now, actions);
@@ -182,6 +188,12 @@ impl<R: Copy + Eq + Hash> EnvironmentPool<R> {
 
     /// Matches waiting requests with idle environments, starts what is missing, stops what is not needed any more.
     fn settle(&mut self, now: Duration, actions: &mut Vec<Action<R>>) {
+        if self.surplus
+            && let Some((environment, _)) = self.idle.pop_front()
+        {
+            self.surplus = false;
+            actions.push(Action::Stop(environment));
+        }
         while !self.waiting.is_empty()
             && let Some((environment, _)) = self.idle.pop_back()
             && let Some((request, _)) = self.waiting.pop_front()

@@ -11,6 +11,7 @@ use types::{Clock, FunctionSpec, LogSink};
 use crate::{
     InvokeError,
     attempt::{Job, answer_failed_init},
+    capacity::Owner,
     config::Config,
     environment_task::{EnvironmentTask, StartFailure},
     launcher::{CodeCell, Launcher},
@@ -32,6 +33,7 @@ pub(crate) enum PoolMessage {
     /// An environment broke before it could begin this job.
     Returned(Job),
     ShedOne,
+    Surplus,
     Retire,
 }
 
@@ -46,6 +48,7 @@ pub(crate) struct PoolContext {
 pub(crate) struct PoolTask {
     context: Arc<PoolContext>,
     function: Arc<FunctionSpec>,
+    memory: Owner,
     metrics: FunctionMetrics,
     code: Arc<CodeCell>,
     pool: EnvironmentPool<u64>,
@@ -65,6 +68,7 @@ impl PoolTask {
     pub(crate) fn new(
         context: Arc<PoolContext>,
         function: Arc<FunctionSpec>,
+        memory: Owner,
         sender: mpsc::UnboundedSender<PoolMessage>,
     ) -> Self {
         Self {
@@ -72,6 +76,7 @@ impl PoolTask {
             context,
             metrics: FunctionMetrics::new(function.arn.name.as_str()),
             function,
+            memory,
             code: Arc::default(),
             begun: Instant::now(),
             jobs: HashMap::new(),
@@ -141,6 +146,7 @@ impl PoolTask {
                 self.feed(Input::Gone(id));
             }
             PoolMessage::ShedOne => self.feed(Input::ShedOne),
+            PoolMessage::Surplus => self.feed(Input::Surplus),
             PoolMessage::Retire => self.feed(Input::Retire),
         }
     }
@@ -224,6 +230,7 @@ impl PoolTask {
             function: self.function.clone(),
             metrics: self.metrics.clone(),
             launcher: self.context.launcher.clone(),
+            owner: self.memory.clone(),
             code: self.code.clone(),
             logs: self.context.logs.clone(),
             clock: self.context.clock.clone(),

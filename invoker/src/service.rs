@@ -25,7 +25,7 @@ use types::{Clock, DeploymentId, FunctionRef, FunctionSpec, LogSink};
 use crate::{
     InvokeError, InvokeOutcome, InvokeRequest,
     attempt::Job,
-    capacity::Capacity,
+    capacity::{Capacity, Owner},
     config::Config,
     launcher::Launcher,
     metrics,
@@ -63,6 +63,7 @@ type PoolSender = mpsc::UnboundedSender<PoolMessage>;
 
 struct Pool {
     function: Arc<FunctionSpec>,
+    memory: Owner,
     sender: PoolSender,
 }
 
@@ -227,7 +228,8 @@ impl Shared {
 
     fn start_pool(self: &Arc<Self>, function: &Arc<FunctionSpec>) -> Pool {
         let (sender, messages) = mpsc::unbounded_channel();
-        let task = PoolTask::new(self.context.clone(), function.clone(), sender.clone());
+        let memory = Owner::default();
+        let task = PoolTask::new(self.context.clone(), function.clone(), memory.clone(), sender.clone());
         let (shared, deployment) = (Arc::downgrade(self), function.deployment);
         let may_end = move |messages: &mpsc::UnboundedReceiver<PoolMessage>| {
             let Some(shared) = shared.upgrade() else {
@@ -246,7 +248,7 @@ impl Shared {
         if !self.control.is_live(function) {
             let _ = sender.send(PoolMessage::Retire);
         }
-        Pool { function: function.clone(), sender }
+        Pool { function: function.clone(), memory, sender }
     }
 
     fn retire(&self, notice: Retired) {
@@ -256,6 +258,21 @@ impl Shared {
         };
         for pool in self.pools().by_deployment.values().filter(|pool| is_meant(pool)) {
             let _ = pool.sender.send(PoolMessage::Retire);
+        }
+    }
+
+    /// Somebody waits for memory: idle environments are given back, and one by whoever has most, if that is `level` MB without it.
+    fn shed(&self, level: u32) {
+        let pools = self.pools();
+        for pool in pools.by_deployment.values() {
+            let _ = pool.sender.send(PoolMessage::ShedOne);
+        }
+        // Where requests wait all the time nothing is ever idle.
+        if let Some(pool) = pools.by_deployment.values().max_by_key(|pool| pool.memory.holds()) {
+            let takes = self.context.launcher.takes(&pool.function).0;
+            if pool.memory.holds() >= level.saturating_add(takes) {
+                let _ = pool.sender.send(PoolMessage::Surplus);
+            }
         }
     }
 
@@ -276,11 +293,11 @@ async fn watch(shared: std::sync::Weak<Shared>, mut retired: Retirements) {
                 let (Some(notice), Some(shared)) = (notice, shared.upgrade()) else { return };
                 shared.retire(notice);
             }
-            () = capacity.short() => {
+            level = capacity.short() => {
                 let Some(shared) = shared.upgrade() else { return };
-                tracing::debug!(free_mb = capacity.free(), "memory is short, idle environments are given back");
-                for pool in shared.pools().by_deployment.values() {
-                    let _ = pool.sender.send(PoolMessage::ShedOne);
+                if let Some(level) = level {
+                    tracing::debug!(free_mb = capacity.free(), "memory is short, environments are given back");
+                    shared.shed(level);
                 }
             }
         }

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -435,6 +436,29 @@ def test_idle_environments_make_room_for_functions_that_are_called(new_server):
     for _ in range(2):
         for name in names:
             functions.invoke(name, {}).succeeded()
+
+
+def test_a_newcomer_gets_memory_from_a_function_whose_environments_are_never_idle(new_server):
+    functions = Functions(new_server(config={"environments": {"max_memory_mb": 384}}).start().client())
+    crowded, newcomer = (functions.create(python(TELLTALE)) for _ in range(2))
+    done = threading.Event()
+
+    def call():
+        while not done.is_set():
+            functions.invoke(crowded, {"sleep": 0.3}).succeeded()
+            ran.release()
+
+    ran = threading.Semaphore(0)
+    with ThreadPoolExecutor(12) as pool:
+        callers = [pool.submit(call) for _ in range(12)]
+        try:
+            for _ in range(24):
+                assert ran.acquire(timeout=PATIENCE * 10)
+            assert functions.invoke(newcomer, {}).succeeded()["calls"] == 1
+        finally:
+            done.set()
+    for caller in callers:
+        caller.result()
 
 
 def test_a_connection_is_kept_and_serves_many_invocations(wire, echo):

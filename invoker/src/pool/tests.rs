@@ -170,6 +170,24 @@ fn short_memory_leaves_a_function_the_environment_that_it_uses_all_the_time() {
     assert_eq!(actions, [Action::Stop(A)]);
 }
 
+#[test]
+fn who_has_more_than_a_share_gives_back_what_is_idle_next_though_requests_wait() {
+    let mut pool = EnvironmentPool::new(IDLE_TIMEOUT);
+    run(&mut pool, 0, Input::Request(1));
+    run(&mut pool, 0, Input::Request(2));
+    run(&mut pool, 0, Input::HasMemory(B));
+    run(&mut pool, 1, Input::Idle(A));
+    run(&mut pool, 1, Input::Idle(B));
+    const C: EnvironmentId = EnvironmentId(2);
+    assert_eq!(run(&mut pool, 2, Input::Request(3)), [Action::Start(C)]);
+    assert_eq!(run(&mut pool, 3, Input::Surplus), []);
+    assert_eq!(run(&mut pool, 4, Input::Idle(B)), [Action::Stop(B)]);
+    assert_eq!(
+        run(&mut pool, 5, Input::Idle(A)),
+        [Action::Dispatch { request: 3, environment: A }, Action::Stop(C)]
+    );
+}
+
 /// What a pool may be doing with an environment, as seen from outside only.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Seen {
@@ -243,6 +261,7 @@ enum Step {
     Memory(prop::sample::Index),
     Wait(u64),
     Shed,
+    Surplus,
     Retire,
 }
 
@@ -256,6 +275,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<prop::sample::Index>().prop_map(Step::Memory),
         2 => (0u64..100).prop_map(Step::Wait),
         1 => Just(Step::Shed),
+        1 => Just(Step::Surplus),
         1 => Just(Step::Retire),
     ]
 }
@@ -316,6 +336,7 @@ proptest! {
                 }
                 Step::Wait(duration) => { now += duration; Input::Tick }
                 Step::Shed => Input::ShedOne,
+                Step::Surplus => Input::Surplus,
                 Step::Retire => Input::Retire,
             };
             // An environment that was idle already and is reported idle again stays as it was.
