@@ -116,9 +116,21 @@ impl<Q: Queue> Fleet<Q> {
             + 'static,
         S::Future: Send,
     {
+        Self::start_under(Load::new(), parts)
+    }
+
+    fn start_under<S>(load: Load, parts: Parts<Q, S>) -> Result<Self, Refused>
+    where
+        S: Service<InvokeRequest, Response = InvokeOutcome, Error = InvokeError>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+    {
         let Parts { config, queue, invoker, functions, destinations, clock } = parts;
         let router = Arc::new(Router::new(queue.clone(), config.shared_partitions)?);
-        let load = Arc::new(Load::new());
+        let load = Arc::new(load);
         let slots = Arc::new(Semaphore::new(config.max_concurrency.max(1) as usize));
         let least = 2 * std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
         let schedule = config.schedule;

@@ -224,7 +224,7 @@ impl Stage {
             destinations: Destinations::new(files).await.unwrap(),
             clock,
         };
-        Running { stage: self.clone(), fleet: Fleet::start(parts).unwrap(), queue }
+        Running { stage: self.clone(), fleet: Fleet::start_under(Load::unwatched(), parts).unwrap(), queue }
     }
 
     /// When a function was tried, in seconds since the first time.

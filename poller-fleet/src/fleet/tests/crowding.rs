@@ -44,10 +44,6 @@ async fn a_function_that_stands_still_leaves_places_for_another() {
     for _ in 0..200 {
         fleet.accept("stuck").await;
     }
-    // Until it has as many as it may, however busy the machine of the test is.
-    while stage.tried("stuck").len() < 44 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(stage.tried("stuck").len(), 45, "eight ninths, and the last looked when six were free");
     fleet.accept("calm").await;
