@@ -1,6 +1,7 @@
 """`waterwheel dead-letters` and the operations behind it: events that failed for good are kept, shown, redriven and purged."""
 
 import datetime
+import functools
 import json
 import signal
 import subprocess
@@ -252,7 +253,10 @@ def test_an_interrupted_redrive_stops_where_it_is(server, client, failing):
     send(client, failing, 30)
     await_dead_letters(server, failing, 30)
     command = [BINARY, "dead-letters", "redrive", "--function", failing, "--per-second", "5", "--data-dir", server.data]
-    redriving = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell has what it starts in the background ignore the signal, and so does all that is started from there.
+    heeding = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    redriving = subprocess.Popen(command, preexec_fn=heeding, **pipes)
     before = time.time()
     eventually(lambda: given_up_before(server, failing, before) < 28)
     redriving.send_signal(signal.SIGINT)
